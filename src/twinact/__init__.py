@@ -1,0 +1,3 @@
+"""Teach a text-to-image model an action from a few pictures, apart from who does it and where."""
+
+__version__ = "0.1.0"

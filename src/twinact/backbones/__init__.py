@@ -1,0 +1,144 @@
+"""Text-to-image models behind one small interface; `load` opens one by name or folder."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
+
+if TYPE_CHECKING:
+    import torch
+
+    from twinact.backbones.base import Backbone
+
+# Pipeline class in model_index.json -> module and class of ours.
+_FAMILIES = {"StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion")}
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HASHED_BYTES = 2**20
+
+
+def load(
+    name_or_path: str | Path, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None
+) -> "Backbone":
+    """Opens a text-to-image model, frozen and in eval mode.
+
+    Args:
+        name_or_path: "nano" for the embedded model, a folder in diffusers layout, or a name on the Hugging Face hub.
+        device: Where to put it; the first GPU where there is one, otherwise the CPU, if None.
+        dtype: Its precision; float32 if None.
+
+    Raises:
+        ConfigError: The model belongs to a family that is not supported.
+        DataError: There is no such model, or the folder does not hold one.
+        CheckpointError: Its weights are damaged or not in safetensors.
+    """
+    import torch
+
+    with _quiet():
+        folder, name = _find(str(name_or_path))
+        module, family = _FAMILIES[_pipeline_class(folder)]
+        model_id = f"{name}@{_short_hash(folder)}"
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return getattr(import_module(module), family).from_folder(
+                folder, model_id, torch.device(device), dtype or torch.float32
+            )
+        except TwinactError:
+            raise
+        # Every library below reports a damaged file in its own way (OSError, ValueError, KeyError, SafetensorError).
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(
+                f"model {str(folder)!r} cannot be read ({reason[0]}): save or copy it again"
+            ) from error
+
+
+def _find(name: str) -> tuple[Path, str]:
+    """The folder of a model, and the name to call it by."""
+    if name == "nano":
+        from twinact.nano import model_dir
+
+        return model_dir(), name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    if folder.exists() or not _HUB_NAME.fullmatch(name):
+        raise DataError(
+            f"model {name!r} is not a folder: give 'nano', a folder in diffusers layout (with model_index.json) "
+            "or a Hugging Face name such as 'owner/name'"
+        )
+    return _download(name), name
+
+
+def _download(name: str) -> Path:
+    """The local copy of a model on the hub, fetched when it is not there yet; weights in safetensors only."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
+
+    try:
+        _pipeline_class(Path(hf_hub_download(name, "model_index.json")).parent)  # a few bytes, before gigabytes
+        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"model {name!r} is neither a folder here nor reachable on the Hugging Face hub: "
+            "check the name and the connection, or give the folder of a downloaded model"
+        ) from error
+
+
+def _pipeline_class(folder: Path) -> str:
+    """The family of the model in a folder, as its index names it."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise DataError(
+            f"folder {str(folder)!r} has no model_index.json: give the folder that "
+            "pipeline.save_pretrained(...) wrote, or convert a single-file checkpoint with diffusers first"
+        )
+    try:
+        config = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{str(index)!r} is not JSON ({error}): copy the model again") from error
+    found = config.get("_class_name") if isinstance(config, dict) else None
+    if found not in _FAMILIES:
+        raise ConfigError(
+            f"model {str(folder)!r} is of class {found}, which is not supported: use one of {', '.join(_FAMILIES)}"
+        )
+    return found
+
+
+def _short_hash(folder: Path) -> str:
+    """8 hex digits that tell models apart without reading gigabytes: the denoiser's first MiB and its size."""
+    weights = sorted(path for part in ("unet", "transformer") for path in (folder / part).glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(
+            f"model {str(folder)!r} has no denoiser weights in safetensors: "
+            "save it with pipeline.save_pretrained(..., safe_serialization=True)"
+        )
+    with weights[0].open("rb") as file:
+        first = file.read(_HASHED_BYTES)
+    return hashlib.sha256(first + str(weights[0].stat().st_size).encode()).hexdigest()[:8]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the libraries' loading bars and remarks off the terminal, and leaves their settings as they were."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = []
+    for logging in (diffusers_logging, transformers_logging):
+        before.append((logging, logging.get_verbosity(), logging.is_progress_bar_enabled()))
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, verbosity, bar in before:
+            logging.set_verbosity(verbosity)
+            if bar:
+                logging.enable_progress_bar()

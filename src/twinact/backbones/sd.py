@@ -1,0 +1,100 @@
+"""Stable Diffusion 1 and 2, and the embedded model, which is one of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenizers
+from twinact.backbones.noising import DDPMNoising
+from twinact.backbones.text import splice, written
+from twinact.errors import DataError
+
+
+class StableDiffusion(Backbone):
+    """One CLIP text encoder, a UNet, DDPM noise (epsilon or v), and a full or a tiny autoencoder."""
+
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, pipeline: StableDiffusionPipeline, model_id: str) -> None:
+        """Takes over the pipeline's modules: they are frozen and put in eval mode.
+
+        Raises:
+            ConfigError: The scheduler is not a DDPM-like one with epsilon or v prediction.
+        """
+        self._vae = pipeline.vae.requires_grad_(False).eval()
+        self._text_encoder = pipeline.text_encoder.requires_grad_(False).eval()
+        self._tokenizer = pipeline.tokenizer
+        self._scheduler = pipeline.scheduler
+        self.denoiser = pipeline.unet.requires_grad_(False).eval()
+        self.model_id = model_id
+        self.device, self.dtype = self.denoiser.device, self.denoiser.dtype
+        self.noising = DDPMNoising.from_scheduler(self._scheduler, self.device)
+        self.tokenizer_hash = hash_tokenizers([self._tokenizer])
+        side = self.denoiser.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        self.latent_shape = (self.denoiser.config.in_channels, height, width)
+        self.image_size = height * pipeline.vae_scale_factor
+
+    @classmethod
+    def from_folder(cls, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> "StableDiffusion":
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+        )
+        return cls(pipeline.to(device), model_id)
+
+    def token_tables(self) -> list[TokenTable]:
+        return [TokenTable("text_encoder", self._tokenizer, self._text_encoder.get_input_embeddings().weight)]
+
+    def encode_image(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        encoded = self._vae.encode(images.to(self.device, self.dtype))
+        latents = encoded.latents if isinstance(self._vae, AutoencoderTiny) else encoded.latent_dist.mode()
+        return latents * self._vae.config.scaling_factor
+
+    def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        return self._vae.decode(latents.to(self.dtype) / self._vae.config.scaling_factor).sample
+
+    def encode_text(
+        self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
+    ) -> TextCond:
+        own: dict[str, Tensor] = {}
+        for placeholder, per_encoder in (vectors or {}).items():
+            if len(per_encoder) != 1:
+                raise DataError(
+                    f"{placeholder!r} has vectors for {len(per_encoder)} text encoders and {self.model_id} has 1: "
+                    "they were made for another model"
+                )
+            own[placeholder] = per_encoder[0]
+        table = self.token_tables()[0]
+        spliced = splice(table, prompts, own, self._tokenizer.model_max_length)
+        with written(self._text_encoder.get_input_embeddings(), spliced):
+            hidden = self._text_encoder(spliced.ids).last_hidden_state  # b l d
+        return TextCond(hidden)
+
+    def predict(
+        self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond
+    ) -> Float[Tensor, "b c h w"]:
+        return self.denoiser(x_t, t, encoder_hidden_states=cond.hidden).sample
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline(
+            vae=self._vae,
+            text_encoder=self._text_encoder,
+            tokenizer=self._tokenizer,
+            unet=self.denoiser,
+            # Schedulers keep state between steps: two pipelines at work must not share one.
+            scheduler=type(self._scheduler).from_config(self._scheduler.config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )

@@ -1,0 +1,81 @@
+"""The command line. Results go to stdout, messages to stderr.
+
+Exit codes: 0 done, 1 something given cannot be used, 2 wrong usage or setting, 130 stopped. Everything heavy is
+imported inside the commands, so that help and mistakes in options come at once.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from twinact import __version__
+from twinact.cli import actions, space, world
+from twinact.cli.terminal import say
+from twinact.errors import ConfigError, TwinactError
+
+
+class _Commands(TyperGroup):
+    """Turns the errors that a person can cause into one line and an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("stopped; run the same command again to go on")
+            raise typer.Exit(130) from None
+        except (TwinactError, OSError) as error:
+            if isinstance(error, BrokenPipeError) or os.environ.get("TWINACT_DEBUG") == "1":
+                raise
+            message = str(error)
+            if isinstance(error, OSError):
+                message = f"{error.strerror or error}" + (f": '{error.filename}'" if error.filename else "")
+            say(f"error: {message}")
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="twinact",
+    help="Teach a text-to-image model an action from a few pictures, apart from who does it and where.",
+    epilog="""\b
+Examples:
+  twinact demo
+  twinact learn photos/leap --name leap
+  twinact generate runs/leap/leap.action.safetensors --prompt "a panda <act> in a park"
+""",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="twinact")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"twinact {__version__}")
+
+
+for command in (actions.learn, actions.generate, actions.adjust, actions.combine):
+    app.command()(command)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("demo")) -> None:
+    """Learn actions on nano and write a report. A few minutes on two cores."""
+    from twinact.demo import run_demo
+
+    run_demo(out)
+
+
+app.add_typer(space.app, name="space")
+app.add_typer(world.nano_app, name="nano")
+app.add_typer(world.app, name="world")

@@ -1,0 +1,251 @@
+"""``twinact learn``, ``generate``, ``adjust`` and ``combine``: from exemplars to actions and pictures."""
+
+import json
+import re
+import shlex
+from dataclasses import fields
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twinact import __version__
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, progress, say, with_suffix
+from twinact.configs import METHODS, PRECISIONS, SCHEDULES, LearnConfig
+from twinact.errors import ConfigError, DataError
+from twinact.outputs import PictureFolder, new_file
+
+if TYPE_CHECKING:
+    from twinact.action import Action
+    from twinact.space import ActionSpace
+
+_SUFFIX = ".action.safetensors"
+
+SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
+ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
+NewAction = Annotated[Path, typer.Option("--out", help="File of the new action; its stem becomes the name.")]
+
+
+def learn(
+    ctx: typer.Context,
+    exemplars: Annotated[
+        Path, typer.Argument(metavar="EXEMPLARS_DIR", help="Folder of pictures of the action, with captions.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the action; taken from the folder if not given.")] = None,
+    model: Model = "nano",
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/<name> if not given.")] = None,
+    space: Annotated[Path | None, typer.Option("--space", help="Action space; built if not given.")] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = LearnConfig.method,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of the whole run.")] = LearnConfig.steps,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = LearnConfig.batch_size,
+    learning_rate: Annotated[float | None, typer.Option(help="At the first step; the method's own if not given.")] = (
+        LearnConfig.learning_rate
+    ),
+    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = LearnConfig.schedule,
+    start: Annotated[str | None, typer.Option(help="Phrase to start from.")] = LearnConfig.start,
+    similarity_weight: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Of the action similarity term; {LearnConfig.similarity_weight:g}, or 0 for a model without "
+            "action encoder, if not given."
+        ),
+    ] = None,
+    prior_weight: Annotated[float, typer.Option(help="Of the mean squared coefficient.")] = LearnConfig.prior_weight,
+    rank: Annotated[int | None, typer.Option(help="Learn only so many components of a slot.")] = LearnConfig.rank,
+    slots: Annotated[int, typer.Option(help="Token vectors that the action takes, 1 to 7.")] = LearnConfig.slots,
+    noise_bias: Annotated[float, typer.Option(help="Preference for noisy timesteps, 0 up to 1.")] = (
+        LearnConfig.noise_bias
+    ),
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = LearnConfig.seed,
+    precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = LearnConfig.precision,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = LearnConfig.checkpoint_every,
+    as_json: AsJson = False,
+) -> None:
+    """Learn the action that a folder of pictures shows. Stopped runs go on when the command is given again."""
+    # Parameters of the command are called as the settings are; those without a fixed default follow below.
+    given: dict[str, Any] = {field.name: ctx.params[field.name] for field in fields(LearnConfig)}
+    given["name"] = name or re.sub(r"[^a-z0-9_-]+", "-", exemplars.resolve().name.lower())
+    if similarity_weight is None:
+        del given["similarity_weight"]
+    config = LearnConfig(**given)  # before anything is loaded
+    if not exemplars.is_dir():
+        raise DataError(f"exemplar folder '{exemplars}' is not a folder; give one with PNG, JPEG or WEBP pictures")
+    from twinact import workflow
+    from twinact.space import ActionSpace
+
+    backbone = open_model(model)
+    encoder = workflow.action_encoder(model)
+    if encoder is None and similarity_weight is None:
+        config = LearnConfig(**{**given, "similarity_weight": 0.0})
+        if config.method == "twinact":
+            say("this model has no action encoder: learning without the similarity term")
+    with progress(f"learning {config.name}") as advance:
+        result = workflow.learn(
+            exemplars,
+            config,
+            out or Path("runs") / config.name,
+            backbone=backbone,
+            encoder=encoder,
+            space=None if space is None else ActionSpace.load(space),
+            progress=lambda record: advance(record.step, record.steps),
+        )
+    if result.already_done:
+        say("this run is already done")
+    near = []
+    if result.action.coefficients is not None:
+        kept = ActionSpace.load(space or result.action_path.parent / workflow.SPACE_FILE)
+        near = _nearest(result.action, kept)
+    option = "" if model == "nano" else f" --model {shlex.quote(model)}"
+    say(f'next: twinact generate {shlex.quote(str(result.action_path))}{option} --prompt "a panda <act> in a park"')
+    if not as_json:
+        typer.echo(result.action_path)
+        return
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "action": str(result.action_path),
+        "name": result.action.name,
+        "model": result.action.model_id,
+        "steps": config.steps,
+        "resumed_from": result.resumed_from,
+        "already_done": result.already_done,
+        "terms": result.terms,
+        "nearest": [{"phrase": text, "similarity": round(similarity, 4)} for text, similarity in near],
+    }
+    typer.echo(json.dumps(facts, indent=2))
+
+
+def generate(
+    actions: Annotated[list[Path], typer.Argument(metavar="ACTION...", help=".action.safetensors files.")],
+    prompt: Annotated[list[str], typer.Option(help="With <act> where the action goes; may be given again.")],
+    model: Model = "nano",
+    out: Annotated[Path, typer.Option("--out", help="Folder; pictures are added to those there.")] = Path("pictures"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture of a prompt.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Pictures per action and prompt, with seeds one up.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 or less turns it off.")] = 4.0,
+    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
+) -> None:
+    """Draw every action with every prompt."""
+    folder = PictureFolder(out)
+    from twinact.action import Action
+    from twinact.exemplars import PLACEHOLDER
+    from twinact.files import tensor_hash
+    from twinact.sample import generate as draw
+
+    for text in prompt:
+        if PLACEHOLDER not in text:
+            raise DataError(f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it")
+    loaded = [Action.load(path) for path in actions]
+    backbone = open_model(model)
+    for action in loaded:
+        action.check(model_id=backbone.model_id)
+        backbone.encode_text(prompt, {PLACEHOLDER: action.vectors})  # too long a prompt is told before any picture
+
+    common = {
+        "schema_version": SCHEMA_VERSION,
+        "model": backbone.model_id,
+        "negative_prompt": negative_prompt,
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": type(backbone.pipeline().scheduler).__name__,
+        "versions": {"twinact": __version__, **{name: installed(name) for name in _DRAWN_WITH}},
+    }
+    jobs = [(action, text, seed + i) for action in loaded for text in prompt for i in range(count)]
+    with progress("drawing") as advance:
+        for first in range(0, len(jobs), batch_size):
+            # A batch holds one action; the next one begins at its end.
+            batch = [job for job in jobs[first : first + batch_size] if job[0] is jobs[first][0]]
+def adjust(
+    action_file: ActionFile,
+    out: NewAction,
+    amount: Annotated[float, typer.Option(help="Standard deviations, or with --toward the share of the way.")],
+    component: Annotated[str | None, typer.Option(metavar="SLOT:INDEX", help="Counted from 0, as in 0:2.")] = None,
+    toward: Annotated[str | None, typer.Option(help="A phrase of the space, or an action file.")] = None,
+    space: SpaceFile = None,
+    model: Model = "nano",
+) -> None:
+    """Move an action. Along one component of its space, or towards a phrase or another action."""
+    if (component is None) == (toward is None):
+        raise ConfigError("give either --component SLOT:INDEX or --toward PHRASE")
+    place = None if component is None else _component(component)
+    target = new_file(with_suffix(out, _SUFFIX))
+    from twinact.action import Action
+
+    action = Action.load(action_file)
+    kept = _space_of(action, action_file, space, model)
+    name = target.name.removesuffix(_SUFFIX)
+    if place is not None:
+        moved = action.adjusted(kept, place, amount, name)
+    else:
+        assert toward is not None
+        goal = Action.load(toward) if toward.endswith(_SUFFIX) else toward
+        moved = action.toward(kept, goal, amount, name)
+    _finish(moved, kept, target)
+
+
+def combine(
+    action_files: Annotated[list[Path], typer.Argument(metavar="ACTION ACTION...", help="Of one space.")],
+    out: NewAction,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W,...", help="One per action, any sign; all alike if not given.")
+    ] = None,
+    space: SpaceFile = None,
+    model: Model = "nano",
+) -> None:
+    """Combine two or more actions of one space into one."""
+    factors = None if weights is None else _numbers(weights)
+    target = new_file(with_suffix(out, _SUFFIX))
+    from twinact.action import Action
+
+    first, *others = [Action.load(path) for path in action_files]
+    kept = _space_of(first, action_files[0], space, model)
+    _finish(first.combined(kept, others, factors, target.name.removesuffix(_SUFFIX)), kept, target)
+
+
+def _nearest(action: "Action", space: "ActionSpace") -> list[tuple[str, float]]:
+    """Tells the phrases nearest to an action, and gives them."""
+    explanation = action.explain(space)
+    say("nearest phrases: " + ", ".join(f"{text} ({similarity:.2f})" for text, similarity, _ in explanation.phrases))
+    if explanation.norm > explanation.largest_phrase_norm:
+        say(f"note: {explanation.norm:.1f} times as far out as a typical phrase, further than any phrase")
+    return [(text, similarity) for text, similarity, _ in explanation.phrases]
+
+
+def _space_of(action: "Action", path: Path, given: Path | None, model: str) -> "ActionSpace":
+    from twinact.space import ActionSpace
+    from twinact.workflow import space_of
+
+    return space_of(action, path, model) if given is None else ActionSpace.load(given)
+
+
+def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:
+    action.save(target)
+    _nearest(action, space)
+    typer.echo(target)
+
+
+def _component(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        raise ConfigError(f"component {text!r} must be SLOT:INDEX with whole numbers from 0, e.g. 0:2")
+    return int(match[1]), int(match[2])
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"weights {text!r} must be numbers with commas between, e.g. 1,0.5") from None
+
+
+def _parameters(facts: dict[str, Any], size: tuple[int, int]) -> str:
+    """The text that other tools show, in the form that the A1111 web UI began."""
+    name, _, digest = facts["model"].partition("@")
+    return (
+        f"{facts['prompt']}\nNegative prompt: {facts['negative_prompt']}\n"
+        f"Steps: {facts['steps']}, Sampler: {facts['sampler']}, CFG scale: {facts['guidance']:g}, "
+        f"Seed: {facts['seed']}, Size: {size[0]}x{size[1]}, Model hash: {digest}, Model: {name}, "
+        f"Version: twinact {__version__}"
+    )

@@ -1,0 +1,109 @@
+"""What the training loop knows of a method, and what all methods share."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from twinact.action import Action
+from twinact.backbones.base import Backbone
+from twinact.backbones.noising import Noised
+from twinact.exemplars import PLACEHOLDER
+from twinact.losses import denoising_loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's pictures and all of its randomness that methods share, so that equal seeds mean equal noise.
+
+    Attributes:
+        latents: Clean latents of exemplars, scaled for the denoiser.
+        captions: One a picture, with the placeholder where the action goes.
+        partners: Clean latents of another exemplar each (its own where there is only one exemplar).
+        noise: Standard normal.
+        t: Times, as the backbone takes them.
+    """
+
+    latents: Float[Tensor, "b c h w"]
+    captions: tuple[str, ...]
+    partners: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b c h w"]
+    t: Shaped[Tensor, " b"]
+
+
+class ParameterGroup(TypedDict):
+    """Parameters that learn at one rate."""
+
+    params: list[nn.Parameter]
+    lr: float
+
+
+class Method(Protocol):
+    """One way to learn an action. The loop knows no more of it than this.
+
+    Attributes:
+        name: As in `twinact.configs.METHODS`.
+    """
+
+    name: str
+
+    def attach(self, backbone: Backbone) -> list[ParameterGroup]:
+        """Make the parameters at their starting point, on the backbone's device, and say how fast each learns.
+
+        Attaching again starts anew.
+
+        Raises:
+            ConfigError: The method's parts do not fit the backbone.
+        """
+        ...
+
+    def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """The terms of one step: "loss" is what is minimised, all others are unweighted and for the log.
+
+        Args:
+            backbone: The one attached to.
+            batch: See `Batch`.
+            generator: For what else the method draws; on the CPU, seeded by run and step.
+        """
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What besides config, backbone and exemplars decides the result, as JSON: hashes of spaces, starts, weights."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is learned, by name, for checkpoints."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` gave, in place; only after `attach`."""
+        ...
+
+    def action(self, name: str, meta: dict[str, Any]) -> Action:
+        """What was learned, ready to be saved; `meta` goes into its header."""
+        ...
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What the denoiser made of a batch.
+
+    Attributes:
+        noised: What it was given and asked.
+        prediction: What it said.
+        loss: Weighted mean squared error of that.
+    """
+
+    noised: Noised
+    prediction: Float[Tensor, "b c h w"]
+    loss: Float[Tensor, ""]
+
+
+def denoise(backbone: Backbone, batch: Batch, vectors: list[Float[Tensor, "_ _"]]) -> Denoised:
+    """Let the denoiser predict on a batch with `vectors`, one (slots, width) per text encoder, as the action."""
+    noised = backbone.noising.add(batch.latents, batch.noise, batch.t)
+    cond = backbone.encode_text(list(batch.captions), {PLACEHOLDER: vectors})
+    prediction = backbone.predict(noised.x_t, noised.t, cond)
+    return Denoised(noised, prediction, denoising_loss(prediction, noised.target, noised.weight))

@@ -1,0 +1,23 @@
+"""The embedded model: a small Stable Diffusion trained on the procedural world."""
+
+from pathlib import Path
+
+from twinact.errors import CheckpointError
+
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def model_dir() -> Path:
+    """Folder of the embedded model in the ordinary diffusers layout.
+
+    Raises:
+        CheckpointError: The installation has no weights.
+    """
+    if not (_WEIGHTS / "model_index.json").exists():
+        raise CheckpointError(f"the embedded model is missing from {_WEIGHTS}; reinstall twinact or run twinact nano train")
+    return _WEIGHTS
+
+
+def judges_dir() -> Path:
+    """Folder of the judges that belong to the embedded model; see `model_dir` for errors."""
+    return model_dir() / "judges"

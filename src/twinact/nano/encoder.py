@@ -1,0 +1,42 @@
+"""Trains the action encoder of nano: clean latents to pose features, blind to actor and place."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from twinact.encoders.head import EncoderConfig, LatentActionEncoder, degrade
+from twinact.nano.data import POSE_FEATURES, picture_batches, trained_part
+from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.recipe import Recipe
+
+STREAM = 5
+
+
+def train_encoder(
+    recipe: Recipe, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
+) -> LatentActionEncoder:
+    """Train to read the pose from latents that are noisy and blurred as a denoiser's early estimates are."""
+    torch.manual_seed(recipe.seed)
+    encoder = LatentActionEncoder(EncoderConfig(recipe.latent_channels, POSE_FEATURES))
+    part, fit = trained_part(recipe), recipe.encoder
+    start = finished_steps(folder) * fit.batch_size
+    batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        batch = next(batches)
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
+            latents = vae.encode(batch.images).latent_dist.mode().float() * vae.config.scaling_factor
+            latents = degrade(latents, generator)
+        with torch.autocast(batch.images.device.type, torch.bfloat16):
+            pose = encoder.pose(encoder.encode(latents))
+        error = F.smooth_l1_loss(pose.float(), batch.poses, beta=0.1)
+        return {"loss": error, "mean_error": (pose.float() - batch.poses).abs().mean().detach()}
+
+    fit_module(encoder, loss, fit, folder, report)
+    return encoder
+

@@ -1,0 +1,73 @@
+"""Every number of the embedded model in one place."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one part is trained.
+
+    Attributes:
+        pictures: Samples seen (for the text tower: captions).
+        batch_size: Samples a step.
+        learning_rate: Peak; reached after `warmup_steps`, falls linearly to zero over the last quarter.
+        ema_decay: Of the weights that are kept.
+        weight_decay: AdamW's.
+        warmup_steps: Linear.
+    """
+
+    pictures: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+
+    @property
+    def steps(self) -> int:
+        return self.pictures // self.batch_size
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The embedded model. Sizes are channels or pixels; see the model card for what they led to.
+
+    Attributes:
+        image_size: Edge of the square pictures in pixels.
+        actors, places: Keys of the known actors and places that are trained.
+        seed: Of everything random.
+        distinct_pictures: Number of different drawn pictures whose latents are kept for the UNet.
+        max_tokens: Context length of the text tower.
+        figure_weight: Weight of the denoising loss inside the figure, outside is 1.
+        noise_bias: How much more often noisy timesteps are drawn (see `DDPMNoising.sample_t`).
+        caption_dropout: Share of empty captions, for classifier-free guidance.
+    """
+
+    image_size: int = 64
+    actors: tuple[str, ...] = (
+        "woman in a red dress", "ballerina", "astronaut", "chef", "firefighter", "ninja", "pirate", "panda", "fox",
+        "frog", "rabbit", "tiger", "penguin", "robot", "alien", "skeleton",
+    )  # fmt: skip
+    places: tuple[str, ...] = ("park", "beach", "snowy mountain", "desert", "stage", "moon", "underwater", "castle")
+    seed: int = 20261122
+    distinct_pictures: int = 80_000
+    max_tokens: int = 32
+    text_width: int = 192
+    text_layers: int = 4
+    vision_width: int = 192
+    vision_layers: int = 5
+    vae_channels: tuple[int, ...] = (32, 64, 64)
+    latent_channels: int = 8
+    unet_channels: tuple[int, ...] = (96, 192, 256)
+    figure_weight: float = 4.0
+    noise_bias: float = 0.5
+    caption_dropout: float = 0.1
+    text: Fit = field(default_factory=lambda: Fit(400_000, 384, 1e-3, ema_decay=0.99))
+    vae: Fit = field(default_factory=lambda: Fit(30_000, 12, 1.5e-3, weight_decay=0.0))
+    unet: Fit = field(default_factory=lambda: Fit(170_000, 32, 8e-4))
+    vision: Fit = field(default_factory=lambda: Fit(100_000, 128, 1e-3))
+    encoder: Fit = field(default_factory=lambda: Fit(150_000, 128, 2e-3))
+    judge: Fit = field(default_factory=lambda: Fit(150_000, 64, 2e-3))
+
+
+RECIPE = Recipe()

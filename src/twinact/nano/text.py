@@ -1,0 +1,130 @@
+"""The text tower of nano: a CLIP text model trained contrastively against what captions mean.
+
+Pictures are costly to draw and the world knows what each one shows, so the text tower first learns from the scenes
+themselves; the image tower is then trained contrastively against the finished text tower (as in LiT, Zhai et al. 2022).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from twinact.nano.data import POSE_FEATURES, pose_features, trained_part
+from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.recipe import Recipe
+from twinact.world.sampling import Part, sample_described
+
+STREAM = 2
+# Captions of one group share actor and place, so that only the action tells them apart.
+_GROUP = 24
+_EMBEDDING_NOISE = 0.1
+
+
+class SceneTower(nn.Module):
+    """Embeds what a picture shows: actor, place and pose."""
+
+    def __init__(self, actors: int, places: int, width: int) -> None:
+        super().__init__()
+        self.actor = nn.Embedding(actors, 64)
+        self.place = nn.Embedding(places, 64)
+        self.net = nn.Sequential(
+            nn.Linear(POSE_FEATURES + 128, 512), nn.GELU(), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, width)
+        )
+
+    def forward(self, actor: Tensor, place: Tensor, pose: Tensor) -> Tensor:
+        return self.net(torch.cat([self.actor(actor), self.place(place), pose], 1))
+
+
+class TextPair(nn.Module):
+    """Both towers of the contrastive training."""
+
+    def __init__(self, recipe: Recipe, tokenizer: CLIPTokenizer, part: Part) -> None:
+        super().__init__()
+        self.text = build_text_model(recipe, tokenizer)
+        self.scene = SceneTower(len(part.actors), len(part.places), recipe.text_width)
+        self.log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
+
+
+def build_text_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIP text model for the tokenizer."""
+    torch.manual_seed(recipe.seed)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
+            num_attention_heads=recipe.text_width // 64,
+            max_position_embeddings=recipe.max_tokens,
+            projection_dim=recipe.text_width,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def contrastive_loss(a: Tensor, b: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """CLIP's symmetric loss over a batch of matching rows (n, d), and the share of rows matched."""
+    logits = log_scale.clamp(max=4.6).exp() * F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    labels = torch.arange(len(a), device=a.device)
+    loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    return loss, (logits.argmax(1) == labels).float().mean()
+
+
+class _Captions(Dataset):
+    def __init__(self, recipe: Recipe, part: Part, tokenizer: CLIPTokenizer) -> None:
+        self.recipe, self.part, self.tokenizer = recipe, part, tokenizer
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.recipe.seed, STREAM, step])
+        items = []
+        for _ in range(self.recipe.text.batch_size // _GROUP):
+            actor, place = rng.choice(self.part.actors), rng.choice(self.part.places)
+            group = Part((str(actor),), (str(place),), self.part.phrases)
+            items += [sample_described(rng, group) for _ in range(_GROUP)]
+        ids = self.tokenizer([i.caption for i in items], padding=True, truncation=True, return_tensors="pt").input_ids
+        scenes = [i.scene for i in items]
+        return {
+            "ids": ids,
+            "actor": torch.tensor([self.part.actors.index(s.actor) for s in scenes]),
+            "place": torch.tensor([self.part.places.index(s.place) for s in scenes]),
+            "pose": torch.from_numpy(np.stack([pose_features(s.pose) for s in scenes])),
+        }
+
+
+def train_text(
+    recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, workers: int, report: Callable[[str], None]
+) -> CLIPTextModel:
+    """Train the text tower against the scene tower; the pooled output at the end of text is the embedding."""
+    part = trained_part(recipe)
+    pair = TextPair(recipe, tokenizer, part)
+    embedding = pair.text.get_input_embeddings()
+
+    def add_noise(_module: nn.Module, _args: tuple[Tensor], output: Tensor) -> Tensor:
+        # Points between phrases must mean poses between theirs, so the tower learns from a neighbourhood of each word.
+        return output + _EMBEDDING_NOISE * output.detach().std() * noise[0] * torch.randn(output.shape, generator=noise[1])
+
+    noise: list = [1.0, torch.Generator()]
+    handle = embedding.register_forward_hook(add_noise)
+    steps = range(finished_steps(folder), recipe.text.steps)
+    batches = iter(DataLoader(_Captions(recipe, part, tokenizer), batch_size=None, sampler=steps, num_workers=workers))
+
+    def loss(step: int) -> dict[str, Tensor]:
+        batch = next(batches)
+        noise[1].manual_seed(step)
+        with torch.autocast(batch["ids"].device.type, torch.bfloat16):
+            text = pair.text(input_ids=batch["ids"]).pooler_output
+            scene = pair.scene(batch["actor"], batch["place"], batch["pose"])
+        total, matched = contrastive_loss(text.float(), scene.float(), pair.log_scale)
+        return {"loss": total, "matched": matched}
+
+    fit_module(pair, loss, recipe.text, folder, report)
+    handle.remove()
+    return pair.text

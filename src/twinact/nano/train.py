@@ -1,0 +1,112 @@
+"""From the world to the shipped weights, part by part; every part resumes where it stopped."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import nn
+from transformers import CLIPImageProcessorPil
+
+from twinact.bench.judges import train_judges
+from twinact.nano.encoder import train_encoder
+from twinact.nano.recipe import Recipe
+from twinact.nano.text import train_text
+from twinact.nano.tokenizer import build_tokenizer
+from twinact.nano.unet import build_scheduler, train_unet
+from twinact.nano.vae import train_vae
+from twinact.nano.vision import train_vision
+from twinact.world.captions import with_article
+from twinact.world.places import PLACES
+from twinact.world.scene import WORLD_VERSION
+
+PARTS = ("text", "vae", "unet", "vision", "encoder", "judges")
+_PREVIEW_PHRASES = ("arms spread wide", "kicking left", "squatting", "doing a handstand", "left arm raised", "lunging right")
+
+
+def train_nano(
+    recipe: Recipe, run: Path, parts: tuple[str, ...] = PARTS, *, workers: int = 1, report: Callable[[str], None] = print
+) -> Path:
+    """Train the parts that are not finished yet and write the model folder ``run/model``.
+
+    Args:
+        recipe: All numbers; stored as ``run/recipe.json``.
+        run: Run folder; the same call goes on where an earlier one stopped.
+        parts: Which parts to train now, of `PARTS`; the parts they build on are trained first.
+        workers: Processes that draw pictures.
+        report: Receives lines about progress.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    began = time.monotonic()
+    model = run / "model"
+    tokenizer = build_tokenizer(recipe.max_tokens)
+    if "judges" in parts:
+        train_judges(recipe, run / "judges", workers, report).save(model / "judges")
+    if parts == ("judges",):
+        return model
+    vae = train_vae(recipe, run / "vae", workers, report)
+    if "encoder" in parts:
+        train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
+    text = train_text(recipe, tokenizer, run / "text", workers, report)
+    if "unet" in parts:
+        def preview(unet: UNet2DConditionModel, step: int) -> None:
+            pipeline = _pipeline(vae, text, tokenizer, unet, None)
+            preview_sheet(pipeline, recipe).save(run / f"preview_{step:06d}.png")
+
+        unet = train_unet(recipe, vae, text, tokenizer, run / "unet", workers, report, preview)
+        vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report) if "vision" in parts else None
+        _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
+    card = {"world_version": WORLD_VERSION, "recipe": asdict(recipe), "hardware": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(), "seconds_of_last_call": round(time.monotonic() - began)}  # fmt: skip
+    (model / "training.json").write_text(json.dumps(card, indent=2) + "\n")
+    return model
+
+
+def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any, vision: Any) -> StableDiffusionPipeline:
+    extractor = vision and CLIPImageProcessorPil(size=vision.config.image_size, crop_size=vision.config.image_size)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(), safety_checker=None,
+        feature_extractor=extractor, image_encoder=vision, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def preview_sheet(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Image.Image:
+    """A sheet of fixed prompts and seeds: one row an actor, one column an action, one place a row."""
+    from twinact.nano.data import trained_part
+
+    part = trained_part(recipe)
+    actors = [part.actors[i * len(part.actors) // 4] for i in range(4)]
+    prompts = [
+        f"{with_article(actor)} {phrase} {PLACES[part.places[row % len(part.places)]].text}"
+        for row, actor in enumerate(actors)
+        for phrase in _PREVIEW_PHRASES
+    ]
+    generators = [torch.Generator().manual_seed(7) for _ in prompts]
+    with torch.autocast(pipeline.device.type, torch.bfloat16):
+        images = pipeline(
+            prompts, num_inference_steps=12, guidance_scale=3.0, generator=generators,
+            height=recipe.image_size, width=recipe.image_size,
+        ).images  # fmt: skip
+    size, columns = recipe.image_size, len(_PREVIEW_PHRASES)
+    sheet = Image.new("RGB", (columns * size, len(actors) * size))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * size, index // columns * size))
+    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+
+
+def _save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    modules = [m for m in pipeline.components.values() if isinstance(m, nn.Module)]
+    for module in modules:
+        module.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for module in modules:
+        module.float()

@@ -1,0 +1,140 @@
+"""The denoiser of nano: a UNet with cross-attention on the frozen text tower, trained on cached latents."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from twinact.backbones.noising import DDPMNoising
+from twinact.nano.data import described, picture_batches, trained_part
+from twinact.nano.fit import fit_module
+from twinact.nano.recipe import Recipe
+
+STREAM = 3
+
+
+def build_unet(recipe: Recipe) -> UNet2DConditionModel:
+    """An untrained UNet; the two lower resolutions attend to the text."""
+    torch.manual_seed(recipe.seed)
+    return UNet2DConditionModel(
+        sample_size=recipe.image_size // 4,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=1,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDIM with v-prediction and zero terminal SNR, so that the darkest and brightest pictures can be drawn."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,  # the stock pipeline asks for it; with trailing spacing it changes nothing
+    )
+
+
+def cache_latents(
+    recipe: Recipe, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw and encode `distinct_pictures` once.
+
+    Returns:
+        Memory maps of the scaled latents (n, c, h, w) float16 and of the figure's share of each latent cell
+        (n, 1, h, w) uint8 (0 to 255).
+    """
+    count, size = recipe.distinct_pictures, recipe.image_size // 4
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "latents.npy", folder / "masks.npy"
+    done = folder / "count.txt"
+    start = int(done.read_text()) if done.exists() else 0
+    mode = "r+" if start else "w+"
+    shapes = ((count, recipe.latent_channels, size, size), np.float16), ((count, 1, size, size), np.uint8)
+    latents, masks = (
+        np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        for path, (shape, dtype) in zip(paths, shapes, strict=True)
+    )
+    batch_size, began = 250, time.monotonic()
+    batches = picture_batches(recipe, trained_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers)
+    for number, batch in enumerate(batches):
+        with torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
+            encoded = vae.encode(batch.images).latent_dist.mode() * vae.config.scaling_factor
+        end = start + len(batch.scenes)
+        latents[start:end] = encoded.float().numpy()
+        masks[start:end] = (F.adaptive_avg_pool2d(batch.masks, size) * 255).round().byte().numpy()
+        start = end
+        if number % 20 == 19 or start == count:
+            latents.flush()
+            masks.flush()
+            done.write_text(str(start))
+            rate = (number + 1) * batch_size / (time.monotonic() - began)
+            report(f"latents: {start}/{count} {rate:.0f}/s {(count - start) / rate / 60:.1f} min left")
+    return latents, masks
+
+
+def train_unet(
+    recipe: Recipe,
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    workers: int,
+    report: Callable[[str], None],
+    preview: Callable[[UNet2DConditionModel, int], None] | None = None,
+) -> UNet2DConditionModel:
+    """Train the UNet with the denoising loss, weighted towards the figure, on (latents, caption) pairs."""
+    latents, masks = cache_latents(recipe, vae, folder / "latents", workers, report)
+    report("unet: captions")
+    part = trained_part(recipe)
+    captions = [described(recipe, part, index, STREAM).caption for index in range(recipe.distinct_pictures)]
+    unet = build_unet(recipe)
+    fit = recipe.unet
+    noising = DDPMNoising(build_scheduler().alphas_cumprod, "v_prediction")
+    text.requires_grad_(False).eval()
+
+    def loss(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([recipe.seed, STREAM, 1, step])
+        generator = torch.Generator().manual_seed(recipe.seed + step)
+        # Every epoch visits every picture once: position in a seeded permutation, not independent draws.
+        chosen = _visit(recipe, step)
+        x_0 = torch.from_numpy(latents[chosen].astype(np.float32))
+        mask = torch.from_numpy(masks[chosen].astype(np.float32)) / 255
+        words = ["" if rng.random() < recipe.caption_dropout else captions[i] for i in chosen]
+        ids = tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        t = noising.sample_t(len(chosen), generator, recipe.noise_bias)
+        noised = noising.add(x_0, torch.randn(x_0.shape, generator=generator), t)
+        with torch.autocast(x_0.device.type, torch.bfloat16):
+            hidden = text(input_ids=ids).last_hidden_state
+            prediction = unet(noised.x_t, noised.t, encoder_hidden_states=hidden).sample
+        weight = 1 + (recipe.figure_weight - 1) * mask
+        return {"loss": (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()}
+
+    return fit_module(unet, loss, fit, folder, report, preview and (lambda step: preview(unet, step)))
+
+
+def _visit(recipe: Recipe, step: int) -> np.ndarray:
+    count, size = recipe.distinct_pictures, recipe.unet.batch_size
+    positions = np.arange(step * size, (step + 1) * size)
+    chosen = np.empty(size, dtype=np.int64)
+    for epoch in np.unique(positions // count):
+        inside = positions // count == epoch
+        order = np.random.default_rng([recipe.seed, STREAM, 2, epoch]).permutation(count)
+        chosen[inside] = order[positions[inside] % count]
+    return np.sort(chosen)

@@ -1,0 +1,117 @@
+"""Pictures of an action space: a scree plot, and a map of its phrases; both as PNG bytes."""
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from twinact.action import Action
+from twinact.errors import MissingDependency
+from twinact.space import ActionSpace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")  # Paul Tol's bright scheme
+_MAX_LABELS = 60
+
+
+def scree_png(space: ActionSpace) -> bytes:
+    """The share of variance that the first components of every slot hold.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    figure = _figure(7.0, 4.5)
+    axes = figure.add_subplot()
+    for slot, (rank, distinct) in enumerate(zip(space.slot_ranks, space.distinct, strict=True)):
+        shares = [0.0, *space.explained_variance(slot)[: max(rank, 1)].tolist()]
+        label = f"slot {slot}: {distinct} distinct groups, {rank} components"
+        axes.plot(range(len(shares)), shares, color=_COLOURS[slot % len(_COLOURS)], label=label)
+    axes.set(xlabel="components", ylabel="share of variance", ylim=(0, 1.02), xlim=(0, None))
+    axes.set_title(f"Action space of {len(space.phrases)} phrases on {space.model_id}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def map_png(
+    space: ActionSpace, headings: Mapping[str, str] | None = None, actions: Mapping[str, Action] | None = None
+) -> bytes:
+    """The phrases in the plane in which they differ most; near phrases have similar token vectors.
+
+    Args:
+        space: The space.
+        headings: Phrase to the group that gives its colour; phrases that are not named are drawn in grey.
+        actions: Label to an action of this space, drawn as a star.
+
+    Raises:
+        ConfigError, CheckpointError: An action has no coefficients, or is of another space.
+        MissingDependency: matplotlib is not installed.
+    """
+    figure = _figure(10.0, 8.0)
+    axes = figure.add_subplot()
+    points, plane, centre = _plane(space)
+    groups = [(headings or {}).get(phrase, "other") for phrase in space.phrases]
+    for index, group in enumerate(sorted(set(groups) - {"other"}) + ["other"] * ("other" in groups)):
+        chosen = [i for i, name in enumerate(groups) if name == group]
+        colour = "#999999" if group == "other" else _COLOURS[index % (len(_COLOURS) - 1)]
+        axes.scatter(points[chosen, 0], points[chosen, 1], s=10, alpha=0.6, color=colour, label=group)
+    for i in _spread(points):
+        axes.annotate(_plain(space.phrases[i]), points[i].tolist(), fontsize=6.5, alpha=0.85)
+    for label, action in (actions or {}).items():
+        x, y = ((_flat(space, action.point(space).unsqueeze(0)) - centre) @ plane)[0].tolist()
+        axes.scatter([x], [y], s=140, marker="*", color="black", zorder=3)
+        axes.annotate(_plain(label), (x, y), fontsize=10, fontweight="bold", zorder=3)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(f"{len(space.phrases)} phrases on {space.model_id}")
+    if headings:
+        axes.legend(loc="best")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependency("plots need matplotlib, which is not installed: pip install matplotlib") from error
+    # A figure of its own, without pyplot: no global state, no window, safe in the threads of the page.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _flat(space: ActionSpace, u: "Tensor") -> "Tensor":
+    """(n, s, r) coefficients as (n, s * r) deviations from the mean; absent slots lie at the mean."""
+    return (u.cpu() * space.sigma.cpu()).flatten(1).double()
+
+
+def _plane(space: ActionSpace) -> tuple["Tensor", "Tensor", "Tensor"]:
+    """The phrases in the plane (n, 2), the plane's axes (s * r, 2) and its origin (s * r,)."""
+    flat = _flat(space, space.phrase_coefficients)
+    centre = flat.mean(dim=0)
+    _, _, axes = torch.linalg.svd(flat - centre, full_matrices=False)
+    plane = torch.zeros(flat.shape[1], 2, dtype=flat.dtype)
+    plane[:, : min(2, len(axes))] = axes[:2].T
+    return (flat - centre) @ plane, plane, centre
+
+
+def _spread(points: "Tensor") -> list[int]:
+    """Points to label, by farthest-point choice: few enough to read, and every region named."""
+    chosen = [int(points.norm(dim=1).argmax())]
+    nearest = (points - points[chosen[0]]).norm(dim=1)
+    while len(chosen) < min(_MAX_LABELS, len(points)) and float(nearest.max()) > 0:
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).norm(dim=1))
+    return chosen
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")

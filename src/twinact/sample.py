@@ -1,0 +1,75 @@
+"""Pictures from prompts, through the stock pipeline."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from twinact.backbones.base import Backbone
+from twinact.backbones.text import held
+from twinact.errors import ConfigError, DataError
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None,
+    *,
+    seeds: Sequence[int],
+    steps: int = 25,
+    guidance: float = 4.0,
+    negative_prompt: str = "",
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Image.Image]:
+    """Draws one picture per prompt; each depends on its own prompt and seed alone, not on the batch it is in.
+
+    Args:
+        backbone: The model, with whatever LoRA is attached to it.
+        prompts: One text per picture, with placeholders where learned vectors go.
+        vectors: As `Backbone.encode_text` takes them; every prompt must then hold one of the placeholders.
+        seeds: One per picture.
+        steps: Denoising steps of the model's own scheduler.
+        guidance: Classifier-free guidance; 1 or less turns it off.
+        negative_prompt: What guidance leads away from.
+        batch_size: Pictures drawn at once: memory against speed.
+        progress: Called with (pictures done, pictures in all) after each batch.
+
+    Raises:
+        ConfigError: Not as many seeds as prompts, or a number out of range.
+        DataError: A prompt without placeholder although there are vectors, or too long.
+    """
+    if len(seeds) != len(prompts):
+        raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed per prompt")
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: use 1 or more")
+    placeholders = list(vectors or {})
+    for prompt in prompts:
+        if placeholders and not held(prompt, placeholders):
+            raise DataError(
+                f"prompt {prompt!r} does not say where the action goes: put {' or '.join(placeholders)} in it"
+            )
+
+    pipeline = backbone.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    away = backbone.encode_text([negative_prompt]).hidden  # 1 l d
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), batch_size):
+        batch = slice(start, start + batch_size)
+        hidden = backbone.encode_text(prompts[batch], vectors).hidden  # b l d
+        # A generator per picture, on the CPU: the same start noise in any batch and on any device.
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
+        images += pipeline(
+            prompt_embeds=hidden,
+            negative_prompt_embeds=away.expand_as(hidden),
+            generator=generators,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        ).images
+        if progress is not None:
+            progress(len(images), len(prompts))
+    return images

@@ -1,0 +1,393 @@
+"""The action space: what is left of all token vectors when only actions may span them.
+
+An action phrase is read as a few token vectors, one per slot. A PCA over many phrases, for each slot apart, gives a
+mean and a basis; a point in the space is one whitened coefficient vector per slot, and moves the vectors of all text
+encoders together.
+
+Letters in shapes: n phrases, s slots, r rank (coefficients per slot), e text encoders, w the sum of their widths.
+The idea is that of Celeb Basis (Yuan et al., 2023) and TwinAct; unlike their code, this one removes duplicates on
+token ids, balances the encoders, adds the mean and keeps the scale of every coefficient.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from twinact.errors import CheckpointError, ConfigError, DataError
+from twinact.files import read_safetensors, tensor_hash, write_safetensors
+from twinact.groups import TokenGroup, fit_slot, group_phrases, group_tokens
+
+if TYPE_CHECKING:
+    from twinact.backbones.base import TokenTable
+
+FORMAT_VERSION = 1
+_TENSORS = ("mean", "scale", "basis", "sigma", "variance", "phrase_coefficients", "phrase_mask")
+
+
+@dataclass(frozen=True, eq=False)
+class ActionSpace:
+    """Mean, basis and scales per slot, with the phrases that span them. Immutable; float32.
+
+    Every slot has the same number `rank` of coefficients. A slot whose phrases span fewer directions than the richest
+    slot has fewer components (`slot_ranks`): its later coefficients have a zero sigma and do nothing.
+
+    Attributes:
+        encoders: Names of the text encoders, in the order of the backbone's token tables.
+        widths: Length of each encoder's token vectors.
+        mean: Mean over the distinct groups of a slot, in the encoders' own units, encoders side by side.
+        scale: Root mean square length of a slot's centred groups in each encoder; dividing by it balances encoders.
+        basis: Orthonormal rows in scaled units; zero rows after `slot_ranks`.
+        sigma: Standard deviation along each row over the distinct groups: the size of a coefficient of one.
+        variance: Total variance of a slot in scaled units, with what truncation left out.
+        phrases: The phrases that the space was built from.
+        phrase_coefficients: Whitened coefficients of the phrases; zero where a slot is absent.
+        phrase_mask: Whether a phrase has that slot. Present slots come first.
+        distinct: Number of distinct groups in each slot.
+        model_id, tokenizer_hash: The backbone that the vectors come from.
+        scores: How well the backbone knows a phrase, where it was measured; may name phrases that were left out.
+    """
+
+    encoders: tuple[str, ...]
+    widths: tuple[int, ...]
+    mean: Float[Tensor, "s w"]
+    scale: Float[Tensor, "s e"]
+    basis: Float[Tensor, "s r w"]
+    sigma: Float[Tensor, "s r"]
+    variance: Float[Tensor, " s"]
+    phrases: tuple[str, ...]
+    phrase_coefficients: Float[Tensor, "n s r"]
+    phrase_mask: Bool[Tensor, "n s"]
+    distinct: tuple[int, ...]
+    model_id: str
+    tokenizer_hash: str
+    scores: Mapping[str, float]
+
+    @classmethod
+    def build(
+        cls,
+        tables: Sequence["TokenTable"],
+        phrases: Sequence[str],
+        *,
+        slots: int = 3,
+        rank: int | None = None,
+        model_id: str,
+        tokenizer_hash: str,
+        scores: Mapping[str, float] | None = None,
+    ) -> "ActionSpace":
+        """Builds the space that the phrases span in the token embeddings of a backbone.
+
+        Args:
+            tables: Tokenizer and token embeddings of every text encoder.
+            phrases: At least two different ones.
+            slots: Token vectors per action, 1 to 16.
+            rank: Components to keep in every slot. None keeps all of every slot, and then a phrase that is projected
+                and reconstructed gives its own embeddings again.
+            model_id, tokenizer_hash: Of the backbone; kept to refuse another one later.
+            scores: Phrase to how well the backbone draws it.
+
+        Raises:
+            ConfigError: `slots` or `rank` cannot be had; the message states the largest.
+            DataError: A phrase is given twice or has no tokens, or the phrases do not fill the slots.
+        """
+        for text, score in (scores or {}).items():
+            if not math.isfinite(score):
+                raise DataError(f"score of phrase {text!r} is {score}: it must be a finite number")
+        groups = group_phrases(phrases, tables, slots)
+        phrase_mask = torch.tensor([[slot < len(group) for slot in range(slots)] for group in groups])  # (n, s)
+        widths = tuple(int(table.weight.shape[1]) for table in tables)
+        fits = [fit_slot(slot, [group[slot] for group in groups if slot < len(group)], widths) for slot in range(slots)]
+        ranks = [len(fit.sigma) for fit in fits]
+        if max(ranks) == 0:
+            raise DataError(f"the {len(phrases)} phrases have the same tokens and span no space: add other ones")
+        if rank is not None and not 1 <= rank <= min(ranks):
+            counts = [fit.distinct for fit in fits]
+            raise ConfigError(
+                f"rank {rank} cannot be had in every slot: the largest is {min(ranks)} (slot ranks {ranks} from "
+                f"{counts} distinct token groups, {sum(widths)} wide); lower it, add phrases, take fewer slots, or "
+                "give no rank to keep all of every slot"
+            )
+        width = max(ranks) if rank is None else rank
+        basis = torch.zeros(slots, width, sum(widths))
+        sigma = torch.zeros(slots, width)
+        for slot, fit in enumerate(fits):
+            kept = min(width, len(fit.sigma))
+            basis[slot, :kept] = fit.basis[:kept]
+            sigma[slot, :kept] = fit.sigma[:kept]
+        space = cls(
+            encoders=tuple(table.name for table in tables),
+            widths=widths,
+            mean=torch.stack([fit.mean for fit in fits]).float(),
+            scale=torch.stack([fit.scale for fit in fits]).float(),
+            basis=basis,
+            sigma=sigma,
+            variance=torch.tensor([fit.variance for fit in fits], dtype=torch.float32),
+            phrases=tuple(phrases),
+            phrase_coefficients=torch.zeros(len(phrases), slots, width),
+            phrase_mask=phrase_mask,
+            distinct=tuple(fit.distinct for fit in fits),
+            model_id=model_id,
+            tokenizer_hash=tokenizer_hash,
+            scores=dict(scores or {}),
+        )
+        coefficients = torch.stack([space._project_groups(group) for group in groups])
+        return replace(space, phrase_coefficients=coefficients)
+
+    @property
+    def slots(self) -> int:
+        """Token vectors per action."""
+        return self.sigma.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """Coefficients per slot."""
+        return self.sigma.shape[1]
+
+    @cached_property
+    def slot_ranks(self) -> tuple[int, ...]:
+        """Components that each slot has; its coefficients after these do nothing."""
+        return tuple((self.sigma > 0).sum(dim=1).tolist())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 in hex over all tensors: equal spaces have equal hashes, on any device."""
+        return tensor_hash({name: getattr(self, name) for name in _TENSORS})
+
+    @cached_property
+    def _column_scale(self) -> Float[Tensor, "s w"]:
+        return self.scale.repeat_interleave(torch.tensor(self.widths, device=self.scale.device), dim=1)
+
+    def to(self, device: torch.device | str) -> "ActionSpace":
+        """The same space on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+
+    def reconstruct(self, u: Float[Tensor, "*b s r"]) -> list[Tensor]:
+        """Token vectors of coefficients: mean + scale * ((u * sigma) @ basis).
+
+        Args:
+            u: Whitened coefficients; leading dimensions are free. Gradients flow.
+
+        Returns:
+            One (*b, s, width) tensor per encoder, in the encoder's own units.
+
+        Raises:
+            ConfigError: `u` does not end in (slots, rank).
+        """
+        self._check_shape(u, "coefficients", (self.slots, self.rank))
+        weighted = u * self.sigma  # (*b, s, r)
+        scaled = torch.einsum("...sr,srw->...sw", weighted, self.basis.to(weighted.dtype))
+        return list((self.mean + self._column_scale * scaled).split(self.widths, dim=-1))
+
+    def project(self, vectors: Sequence[Tensor]) -> Float[Tensor, "*b s r"]:
+        """Whitened coefficients of the point in the space that is nearest to token vectors.
+
+        Args:
+            vectors: One (*b, s, width) tensor per encoder, in the encoder's own units.
+
+        Raises:
+            ConfigError: The number of encoders or a shape differs from the space's.
+        """
+        if len(vectors) != len(self.widths):
+            raise ConfigError(f"vectors of {len(vectors)} encoders given, the space needs those of {self.encoders}")
+        for name, width, block in zip(self.encoders, self.widths, vectors, strict=True):
+            self._check_shape(block, f"vectors of {name}", (self.slots, width))
+        centred = (torch.cat(list(vectors), dim=-1) - self.mean) / self._column_scale  # (*b, s, w)
+        along = torch.einsum("...sw,srw->...sr", centred, self.basis.to(centred.dtype))
+        # Components that a slot lacks have zero sigma and zero rows: their coefficients are zero, not 0/0.
+        return along / torch.where(self.sigma > 0, self.sigma, 1)
+
+    def project_phrase(
+        self, text: str, tables: Sequence["TokenTable"] | None = None
+    ) -> tuple[Float[Tensor, "s r"], Bool[Tensor, " s"]]:
+        """Coefficients of a phrase, and which slots it has; coefficients of absent slots are zero.
+
+        Args:
+            text: A phrase of the space, or with `tables` any text.
+            tables: The token tables of the space's backbone.
+
+        Raises:
+            ConfigError: The phrase is not of the space and no tables are given, or the tables do not fit.
+            DataError: The text has no tokens.
+        """
+        if text in self._phrase_index:
+            index = self._phrase_index[text]
+            return self.phrase_coefficients[index], self.phrase_mask[index]
+        if tables is None:
+            close = difflib.get_close_matches(text, self.phrases, n=1)
+            raise ConfigError(
+                f"phrase {text!r} is not among the {len(self.phrases)} of the space"
+                + (f", did you mean {close[0]!r}?" if close else "; give token tables to project any text")
+            )
+        found = [(table.name, int(table.weight.shape[1])) for table in tables]
+        expected = list(zip(self.encoders, self.widths, strict=True))
+        if found != expected:
+            raise ConfigError(f"token tables {found} do not fit the space's encoders {expected}: load its own backbone")
+        groups = group_tokens(text, tables, self.slots)
+        mask = torch.arange(self.slots, device=self.sigma.device) < len(groups)
+        return self._project_groups(groups), mask
+
+    @cached_property
+    def _phrase_index(self) -> dict[str, int]:
+        return {text: index for index, text in enumerate(self.phrases)}
+
+    def _project_groups(self, groups: Sequence[TokenGroup]) -> Float[Tensor, "s r"]:
+        """Coefficients of the slots that there are groups for, zeros in the others."""
+        # The mean stands in for absent slots: its coefficients are exactly zero.
+        vectors = self.mean.double().clone()
+        for slot, group in enumerate(groups):
+            vectors[slot] = group.vector
+        return self.project(list(vectors.split(self.widths, dim=-1))).float()
+
+    def nearest(
+        self, u: Float[Tensor, "s r"], k: int = 5, mask: Bool[Tensor, " s"] | None = None
+    ) -> list[tuple[str, float]]:
+        """The phrases most like a point, best first.
+
+        Similarity is the cosine between deviations from the mean, in scaled units and over the slots that both have.
+        Whitened coefficients would not do: with more dimensions than phrases, whitening puts all phrases equally far
+        from each other. Between equals, the phrase whose slots are those of the point comes first.
+
+        Args:
+            u: Whitened coefficients.
+            k: How many phrases, at least 1.
+            mask: Slots that the point has; None means all.
+
+        Returns:
+            Up to k pairs (phrase, cosine in [-1, 1]); fewer when fewer phrases share a slot with the point.
+        """
+        self._check_shape(u, "coefficients", (self.slots, self.rank))
+        if k < 1:
+            raise ConfigError(f"k is {k}, at least 1 phrase must be asked for")
+        mask = torch.ones_like(self.phrase_mask[0]) if mask is None else mask.to(self.phrase_mask.device)
+        shared = self.phrase_mask & mask  # (n, s)
+        point = (u.detach().to(self.sigma.device) * self.sigma).double()  # (s, r)
+        others = (self.phrase_coefficients * self.sigma).double()  # (n, s, r)
+        dots = (others * point).sum(-1)  # (n, s)
+        norms = [((x.square().sum(-1) * shared).sum(-1)).sqrt() for x in (point.expand_as(others), others)]
+        cosines = (dots * shared).sum(-1) / (norms[0] * norms[1]).clamp_min(1e-12)  # (n,)
+        unlike = (self.phrase_mask ^ mask).sum(-1)
+        order = sorted(
+            torch.nonzero(shared.any(-1)).flatten().tolist(),
+            key=lambda i: (-round(float(cosines[i]), 5), int(unlike[i]), i),
+        )
+        return [(self.phrases[i], max(-1.0, min(1.0, float(cosines[i])))) for i in order[:k]]
+
+    def explained_variance(self, slot: int) -> Float[Tensor, " r"]:
+        """Share of a slot's variance that its first 1, 2, ... rank components hold; grows to at most 1."""
+        if not 0 <= slot < self.slots:
+            raise ConfigError(f"slot {slot} does not exist: the space has slots 0 to {self.slots - 1}")
+        if self.variance[slot] == 0:  # one distinct group: the mean already holds everything
+            return torch.ones_like(self.sigma[slot])
+        shares = self.sigma[slot].double().square().cumsum(0) / self.variance[slot].double()
+        return shares.clamp(max=1).float()
+
+    def rank_for(self, variance: float) -> int:
+        """The smallest rank whose components hold this share (0 to 1] of the variance in every slot.
+
+        Raises:
+            ConfigError: The share is out of range, or more than this (truncated) space holds.
+        """
+        if not 0 < variance <= 1:
+            raise ConfigError(f"share of variance is {variance}, it must be above 0 and at most 1")
+        held = torch.stack([self.explained_variance(slot) for slot in range(self.slots)]).amin(dim=0)  # (r,)
+        reached = torch.nonzero(held >= variance - 1e-6)  # float32 rounding of a full sum
+        if len(reached) == 0:
+            raise ConfigError(
+                f"share {variance} of the variance is out of reach: the space's {self.rank} components hold "
+                f"{float(held[-1]):.4f}; build it with a higher rank"
+            )
+        return int(reached[0]) + 1
+
+    def truncated(self, rank: int) -> "ActionSpace":
+        """The space with only the first `rank` components of every slot (all of them where a slot has fewer).
+
+        Raises:
+            ConfigError: The rank is below 1 or above the space's.
+        """
+        if not 1 <= rank <= self.rank:
+            raise ConfigError(f"rank {rank} cannot be had: this space has 1 to {self.rank} components")
+        return replace(
+            self,
+            basis=self.basis[:, :rank].contiguous(),
+            sigma=self.sigma[:, :rank].contiguous(),
+            phrase_coefficients=self.phrase_coefficients[:, :, :rank].contiguous(),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes one safetensors file (by convention `*.space.safetensors`), whole or not at all.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        header = {
+            "kind": "space",
+            "version": FORMAT_VERSION,
+            "model_id": self.model_id,
+            "tokenizer_hash": self.tokenizer_hash,
+            "slots": self.slots,
+            "rank": self.rank,
+            "encoders": self.encoders,
+            "widths": self.widths,
+            "distinct": self.distinct,
+            "phrases": self.phrases,
+            "scores": dict(self.scores),
+        }
+        return write_safetensors(path, {name: getattr(self, name) for name in _TENSORS}, header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ActionSpace":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            CheckpointError: It is missing, corrupt, no space, or of a later format version.
+        """
+        tensors, header = read_safetensors(path, "space", FORMAT_VERSION)
+        try:
+            _check_loaded(tensors, header)
+            return cls(
+                encoders=tuple(header["encoders"]),
+                widths=tuple(header["widths"]),
+                phrases=tuple(header["phrases"]),
+                distinct=tuple(header["distinct"]),
+                model_id=header["model_id"],
+                tokenizer_hash=header["tokenizer_hash"],
+                scores=header["scores"],
+                **{name: tensors[name] for name in _TENSORS},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is not a usable action space: {error!r}; build it again") from error
+
+    def _check_shape(self, tensor: Tensor, what: str, end: tuple[int, int]) -> None:
+        if tuple(tensor.shape[-2:]) != end:
+            raise ConfigError(f"{what} have shape {tuple(tensor.shape)}, the space needs (..., {end[0]}, {end[1]})")
+
+
+def _check_loaded(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Checks that tensors and header describe one space; KeyError, TypeError or ValueError otherwise."""
+    slots, rank, width, n = header["slots"], header["rank"], sum(header["widths"]), len(header["phrases"])
+    shapes = {
+        "mean": (slots, width),
+        "scale": (slots, len(header["encoders"])),
+        "basis": (slots, rank, width),
+        "sigma": (slots, rank),
+        "variance": (slots,),
+        "phrase_coefficients": (n, slots, rank),
+        "phrase_mask": (n, slots),
+    }
+    for name, shape in shapes.items():
+        dtype = torch.bool if name == "phrase_mask" else torch.float32
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
+    if len(header["widths"]) != len(header["encoders"]) or len(header["distinct"]) != slots:
+        raise ValueError("widths, encoders, distinct and slots do not fit together")
+    if not all(bool(tensors[name].isfinite().all()) for name in shapes):
+        raise ValueError("a value is not finite")

@@ -1,0 +1,128 @@
+"""From names and folders to models, spaces and actions: the steps that command line, demo and benchmark share."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from twinact.action import Action
+from twinact.backbones import load
+from twinact.backbones.base import Backbone
+from twinact.configs import LearnConfig
+from twinact.encoders import ActionEncoder, load_action_encoder
+from twinact.errors import ConfigError
+from twinact.exemplars import load_exemplars
+from twinact.methods import make_method
+from twinact.phrases import load_phrases
+from twinact.space import ActionSpace
+from twinact.train import StepRecord, TrainResult, train
+
+SPACE_FILE = "phrases.space.safetensors"
+
+
+def open_model(model: str | Path = "nano") -> Backbone:
+    """The model of a name, a folder in diffusers layout or a Hugging Face name; see `twinact.backbones.load`."""
+    return load(model)
+
+
+def action_encoder(model: str | Path = "nano") -> ActionEncoder | None:
+    """The action encoder that comes with a model, or None: only folders and "nano" can have one."""
+    from twinact.nano import model_dir
+
+    return load_action_encoder(model_dir() if str(model) == "nano" else Path(model).expanduser())
+
+
+def default_space(
+    backbone: Backbone, rank: int | None = None, *, slots: int = 3, phrases: Sequence[str] | None = None
+) -> ActionSpace:
+    """The action space of a model; equal arguments give the same bits on one machine.
+
+    Args:
+        backbone: Whose token embeddings span it.
+        rank: Components to keep in every slot; None keeps all.
+        slots: Token vectors per action.
+        phrases: What spans it; None takes the shipped list.
+
+    Raises:
+        ConfigError, DataError: As `ActionSpace.build`.
+    """
+    texts = [phrase.text for phrase in load_phrases()] if phrases is None else phrases
+    threads = torch.get_num_threads()
+    # Sums over several threads differ in the last bits with their number, and with them the hash of the space.
+    torch.set_num_threads(1)
+    try:
+        return ActionSpace.build(
+            backbone.token_tables(),
+            texts,
+            slots=slots,
+            rank=rank,
+            model_id=backbone.model_id,
+            tokenizer_hash=backbone.tokenizer_hash,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> ActionSpace:
+    """The space that an action lives in: a file beside it, else the default space of the model.
+
+    Args:
+        action: With coefficients.
+        path: The file that it was read from.
+        model: Opened only when no file beside the action is its space.
+
+    Raises:
+        ConfigError: The action has no coefficients.
+        CheckpointError: A space beside it is damaged, or neither a file nor the model's space is its own.
+    """
+    if action.coefficients is None:
+        raise ConfigError(
+            f"action {action.name!r} has no coefficients, because it was learned outside the action space; "
+            "learn it with method 'twinact'"
+        )
+    for candidate in sorted(Path(path).parent.glob("*.space.safetensors")):
+        space = ActionSpace.load(candidate)
+        if space.hash == action.space_hash:
+            return space
+    space = default_space(open_model(model), slots=len(action.coefficients))
+    action.check(space_hash=space.hash, model_id=space.model_id)
+    return space
+
+
+def learn(
+    exemplars: str | Path,
+    config: LearnConfig,
+    run_dir: str | Path,
+    *,
+    backbone: Backbone,
+    encoder: ActionEncoder | None = None,
+    space: ActionSpace | None = None,
+    progress: Callable[[StepRecord], None] | None = None,
+) -> TrainResult:
+    """Learn the action that a folder of pictures shows; the same call goes on with a run that was stopped.
+
+    The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine.
+
+    Args:
+        exemplars: Folder of pictures with captions; see `twinact.exemplars.load_exemplars`.
+        config: The settings.
+        run_dir: The run's own folder.
+        backbone: See `open_model`.
+        encoder: See `action_encoder`; needed when `config.similarity_weight` is above 0 and the method uses it.
+        space: None takes the one in the run folder, else the default space of the backbone.
+        progress: Called after each step.
+
+    Raises:
+        TwinactError: As `load_exemplars`, `make_method` and `train`.
+        KeyboardInterrupt: The run was stopped; its checkpoint is saved.
+    """
+    data = load_exemplars(exemplars, backbone.image_size)
+    kept = Path(run_dir) / SPACE_FILE
+    if config.method != "twinact":
+        return train(make_method(config, backbone), backbone, data, config, run_dir, progress)
+    if space is None:
+        space = ActionSpace.load(kept) if kept.is_file() else default_space(backbone, slots=config.slots)
+    result = train(make_method(config, backbone, space, encoder), backbone, data, config, run_dir, progress)
+    if not kept.is_file():  # only now: a folder that holds no run yet must be empty
+        space.save(kept)
+    return result

@@ -1,0 +1,76 @@
+"""Settings: what is refused, in which words, and that they survive JSON."""
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from twinact.configs import LearnConfig
+from twinact.errors import ConfigError
+
+
+def test_dict_round_trip_through_json() -> None:
+    config = LearnConfig(name="twa-leap", method="textual-inversion", steps=7, rank=5, learning_rate=0.25)
+    assert LearnConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_small_and_frozen() -> None:
+    assert len(fields(LearnConfig)) <= 15
+    with pytest.raises(FrozenInstanceError):
+        LearnConfig(name="leap").steps = 3  # type: ignore[misc]
+
+
+def test_rate_is_the_methods_own_unless_given() -> None:
+    coefficients = LearnConfig(name="leap").rate
+    vectors = LearnConfig(name="leap", method="textual-inversion").rate
+    assert coefficients > vectors > 0
+    assert LearnConfig(name="leap", learning_rate=1).rate == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("name", "Leap", "a-z"),
+        ("name", "a", "2 to 32"),
+        ("name", "infinity", "number"),
+        ("name", "../leap", "a-z"),
+        ("name", "leap\n", "a-z"),
+        ("name", 7, "a-z"),
+        ("method", "twin-act", "did you mean 'twinact'"),
+        ("precision", "fp16", "fp32, bf16"),
+        ("schedule", "linear", "constant, cosine"),
+        ("steps", 0, "1 to"),
+        ("steps", 2.5, "whole number"),
+        ("steps", True, "whole number"),
+        ("batch_size", 0, "1 to"),
+        ("slots", 8, "1 to 7"),
+        ("rank", 0, "1 to"),
+        ("seed", -1, "0 to"),
+        ("checkpoint_every", 0, "1 to"),
+        ("learning_rate", 0.0, r"\(0, 10\]"),
+        ("learning_rate", "fast", "number"),
+        ("similarity_weight", -0.1, r"\[0,"),
+        ("prior_weight", math.nan, "number"),
+        ("prior_weight", math.inf, "number"),
+        ("noise_bias", 1.0, r"\[0, 1\)"),
+        ("start", " ", "phrase"),
+    ],
+)
+def test_bad_values_are_named(key: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        LearnConfig.from_dict({"name": "leap", key: value})
+    assert str(caught.value).startswith(key)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_key_gets_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'step'; did you mean 'steps'"):
+        LearnConfig.from_dict({"name": "leap", "step": 3})
+    with pytest.raises(ConfigError, match="known: name, method"):
+        LearnConfig.from_dict({"name": "leap", "zzz": 3})
+
+
+def test_missing_name_is_told() -> None:
+    with pytest.raises(ConfigError, match="'name' is missing"):
+        LearnConfig.from_dict({"steps": 3})

@@ -1,0 +1,96 @@
+"""Generation: a picture depends on its own prompt and seed alone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_sd
+
+from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
+from twinact.errors import ConfigError, DataError
+from twinact.sample import generate
+
+PROMPTS = ["a robot <act> in a park", "a cat <act>", "<act> on the moon", "a dog <act>"]
+SEEDS = [7, 8, 9, 7]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return StableDiffusion(tiny_sd(), "tiny")
+
+
+@pytest.fixture(scope="module")
+def vectors(backbone: Backbone) -> dict[str, list[torch.Tensor]]:
+    return {"<act>": [backbone.token_tables()[0].embed("jumping red dog")]}
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image, dtype=np.int16) for image in images])
+
+
+def test_pictures_do_not_depend_on_their_batch(backbone: Backbone, vectors: dict[str, list[torch.Tensor]]) -> None:
+    together = generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=3)
+    assert all(image.size == (32, 32) and image.mode == "RGB" for image in together)
+    alone = [
+        generate(backbone, [prompt], vectors, seeds=[seed], steps=3)[0]
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    # Sums of a batch run in another order than those of one picture: at most the last bit of a pixel.
+    assert np.abs(pixels(together) - pixels(alone)).max() <= 1
+    uneven = generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=3, batch_size=3)
+    assert np.abs(pixels(together) - pixels(uneven)).max() <= 1
+
+
+def test_same_seed_same_bits_and_other_seed_other_picture(
+    backbone: Backbone, vectors: dict[str, list[torch.Tensor]]
+) -> None:
+    first = generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=3)
+    assert np.array_equal(pixels(first), pixels(generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=3)))
+    others = generate(backbone, PROMPTS, vectors, seeds=[1, 2, 3, 4], steps=3)
+    assert all((pixels([a]) != pixels([b])).any() for a, b in zip(first, others, strict=True))
+
+
+def test_without_vectors_it_is_the_stock_pipeline(backbone: Backbone) -> None:
+    stock = backbone.pipeline()
+    stock.set_progress_bar_config(disable=True)
+    expected = stock(
+        ["a cat", "a dog"],
+        negative_prompt=["a park"] * 2,
+        generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
+        num_inference_steps=3,
+        guidance_scale=3.0,
+    ).images
+    drawn = generate(backbone, ["a cat", "a dog"], seeds=[1, 2], steps=3, guidance=3.0, negative_prompt="a park")
+    assert np.array_equal(pixels(drawn), pixels(expected))
+
+
+def test_guidance_and_vectors_matter(backbone: Backbone, vectors: dict[str, list[torch.Tensor]]) -> None:
+    drawn = pixels(generate(backbone, PROMPTS[:1], vectors, seeds=[1], steps=3))
+    unguided = pixels(generate(backbone, PROMPTS[:1], vectors, seeds=[1], steps=3, guidance=1.0))
+    other = {"<act>": [-vectors["<act>"][0]]}
+    assert (drawn != unguided).any()
+    assert (drawn != pixels(generate(backbone, PROMPTS[:1], other, seeds=[1], steps=3))).any()
+
+
+def test_it_is_quiet_and_reports_progress(
+    backbone: Backbone, vectors: dict[str, list[torch.Tensor]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reported: list[tuple[int, int]] = []
+    generate(
+        backbone, PROMPTS, vectors, seeds=SEEDS, steps=1, batch_size=3, progress=lambda *done: reported.append(done)
+    )
+    assert reported == [(3, 4), (4, 4)]
+    assert capfd.readouterr() == ("", "")
+    assert generate(backbone, [], vectors, seeds=[]) == []
+
+
+def test_wrong_arguments_are_one_line_errors(backbone: Backbone, vectors: dict[str, list[torch.Tensor]]) -> None:
+    with pytest.raises(DataError, match=r"prompt 'a cat' does not say where the action goes: put <act> in it"):
+        generate(backbone, ["a cat"], vectors, seeds=[0])
+    with pytest.raises(ConfigError, match="1 seeds for 4 prompts"):
+        generate(backbone, PROMPTS, vectors, seeds=[0])
+    with pytest.raises(ConfigError, match="steps is 0"):
+        generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=0)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        generate(backbone, PROMPTS, vectors, seeds=SEEDS, batch_size=0)

@@ -1,0 +1,504 @@
+"""The training loop, its methods and its run folder, on a real pipeline at the smallest size."""
+
+import json
+import math
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_sd
+from torch import Tensor
+
+from twinact.action import Action
+from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
+from twinact.configs import LearnConfig
+from twinact.encoders import FOLDER, ActionEncoder, LatentActionEncoder, load_action_encoder
+from twinact.encoders.head import EncoderConfig, degrade
+from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
+from twinact.exemplars import Exemplars, load_exemplars
+from twinact.files import read_safetensors, tensor_hash
+from twinact.losses import denoising_loss, similarity_loss
+from twinact.methods import Batch, Method, TextualInversion, TwinAct, make_method
+from twinact.space import ActionSpace
+from twinact.train import StepRecord, draw_batch, encode_exemplars, rate_share, step_generator, train
+
+PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
+TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, checkpoint_every=2, seed=3)
+INVERSION = replace(TWINACT, method="textual-inversion")
+BOTH = pytest.mark.parametrize("config", [TWINACT, INVERSION], ids=lambda config: config.method)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return StableDiffusion(tiny_sd(), "tiny@0")
+
+
+@pytest.fixture(scope="module")
+def space(backbone: Backbone) -> ActionSpace:
+    return ActionSpace.build(
+        backbone.token_tables(),
+        PHRASES,
+        slots=3,
+        model_id=backbone.model_id,
+        tokenizer_hash=backbone.tokenizer_hash,
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder() -> LatentActionEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return LatentActionEncoder(EncoderConfig(in_channels=4, pose_targets=5, width=8, blocks=1, feature_dim=16))
+
+
+@pytest.fixture(scope="module")
+def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
+    folder = tmp_path_factory.mktemp("exemplars")
+    for index in range(3):
+        picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
+        picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
+        picture.save(folder / f"{index}.png")
+    (folder / "0.txt").write_text("a robot <act> in the park")
+    return load_exemplars(folder, 32)
+
+
+def make(config: LearnConfig, backbone: Backbone, space: ActionSpace, encoder: ActionEncoder | None) -> Method:
+    """A method as a new process would make it."""
+    return make_method(config, backbone, space, encoder)
+
+
+def stop_after(step: int) -> Callable[[StepRecord], None]:
+    def progress(record: StepRecord) -> None:
+        if record.step == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def log_of(run: Path) -> list[dict[str, object]]:
+    """Lines of a run's log without their times."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def weights_hash(backbone: Backbone) -> str:
+    modules = (backbone.denoiser, backbone.pipeline().text_encoder, backbone.pipeline().vae)
+    return tensor_hash({f"{i}.{name}": w for i, m in enumerate(modules) for name, w in m.state_dict().items()})
+
+
+def last_checkpoint(run: Path) -> dict[str, Tensor]:
+    return read_safetensors(max((run / "checkpoint").iterdir()), "checkpoint")[0]
+
+
+@BOTH
+def test_run_folder_is_complete_and_the_backbone_untouched(
+    config: LearnConfig,
+    backbone: Backbone,
+    space: ActionSpace,
+    encoder: LatentActionEncoder,
+    exemplars: Exemplars,
+    tmp_path: Path,
+) -> None:
+    before, encoder_before = weights_hash(backbone), tensor_hash(encoder.state_dict())
+    method = make(config, backbone, space, encoder)
+    seen: list[StepRecord] = []
+    result = train(method, backbone, exemplars, config, tmp_path, seen.append)
+
+    assert not result.already_done and result.resumed_from == 0
+    assert weights_hash(backbone) == before
+    assert tensor_hash(encoder.state_dict()) == encoder_before
+    frozen = [*backbone.denoiser.parameters(), *encoder.parameters(), *backbone.pipeline().text_encoder.parameters()]
+    assert all(parameter.grad is None for parameter in frozen)
+
+    assert [record.step for record in seen] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert log_of(tmp_path)[-1]["terms"] == result.terms == seen[-1].terms
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
+        "step-00000004.safetensors",
+        "step-00000006.safetensors",
+    ]
+    assert not list(tmp_path.rglob("*.tmp"))
+    action = Action.load(tmp_path / "leap.action.safetensors")
+    assert result.action_path == tmp_path / "leap.action.safetensors"
+    assert [v.shape for v in action.vectors] == [(3, 32)] and action.model_id == backbone.model_id
+    assert action.meta["config"] == config.to_dict() and action.meta["exemplars"] == list(exemplars.hashes)
+    start = make(config, backbone, space, encoder)
+    start.attach(backbone)
+    assert not torch.equal(action.vectors[0], start.action("leap", {}).vectors[0])
+
+
+@pytest.mark.parametrize("method", ["twinact", "textual-inversion"])
+def test_loss_falls(
+    method: str,
+    backbone: Backbone,
+    space: ActionSpace,
+    exemplars: Exemplars,
+    encoder: LatentActionEncoder,
+    tmp_path: Path,
+) -> None:
+    """The same noise and times before and after: what is compared is what was learned."""
+    config = LearnConfig(name="leap", method=method, steps=40, batch_size=8, checkpoint_every=40, learning_rate=0.1)
+    latents = encode_exemplars(backbone, exemplars)
+    trial = make(config, backbone, space, encoder)
+
+    def mean_loss() -> float:
+        with torch.no_grad():
+            batches = [draw_batch(backbone, latents, exemplars.captions, config, step) for step in range(1000, 1008)]
+            losses = [trial.loss(backbone, b, torch.Generator())["loss"] for b in batches]
+        return float(torch.stack(losses).mean())
+
+    trial.attach(backbone)
+    before = mean_loss()
+    train(trial, backbone, exemplars, config, tmp_path)
+    assert mean_loss() < before - 2e-3
+
+
+@BOTH
+@pytest.mark.parametrize("stops", [(1,), (3, 4)])
+def test_resume_equals_uninterrupted_to_the_bit(
+    config: LearnConfig,
+    stops: tuple[int, ...],
+    backbone: Backbone,
+    space: ActionSpace,
+    encoder: LatentActionEncoder,
+    exemplars: Exemplars,
+    tmp_path: Path,
+) -> None:
+    whole = train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path / "whole")
+    pieces = tmp_path / "pieces"
+    for step in stops:
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step} of 6"):
+            train(make(config, backbone, space, encoder), backbone, exemplars, config, pieces, stop_after(step))
+        torch.rand(5)  # the global generator must not matter
+        assert not (pieces / "leap.action.safetensors").exists()
+    result = train(make(config, backbone, space, encoder), backbone, exemplars, config, pieces)
+
+    assert result.resumed_from == stops[-1]
+    assert torch.equal(result.action.vectors[0], whole.action.vectors[0])
+    assert tensor_hash(last_checkpoint(pieces)) == tensor_hash(last_checkpoint(tmp_path / "whole"))
+    assert log_of(pieces) == log_of(tmp_path / "whole")
+
+
+def test_killed_between_checkpoints_takes_the_lost_steps_again(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    whole = train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path / "whole")
+
+    def die(record: StepRecord) -> None:
+        if record.step == 5:
+            raise RuntimeError("power cut")
+
+    pieces = tmp_path / "pieces"
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, pieces, die)
+    with open(pieces / "log.jsonl", "a") as file:
+        file.write('{"step": 6, "ste')  # a line cut by the kill
+    newest = max((pieces / "checkpoint").iterdir())
+    assert newest.name == "step-00000004.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-3] ^= 1  # a flipped bit: the checkpoint before it must do
+    newest.write_bytes(data)
+
+    result = train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, pieces)
+    assert result.resumed_from == 2
+    assert torch.equal(result.action.vectors[0], whole.action.vectors[0])
+    assert log_of(pieces) == log_of(tmp_path / "whole")
+
+
+def test_only_damaged_checkpoints_is_an_error(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path, stop_after(3))
+    for path in (tmp_path / "checkpoint").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_saves(
+    number: signal.Signals, backbone: Backbone, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    class Signalled(TextualInversion):
+        def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+            if batch.t.equal(third.t):
+                os.kill(os.getpid(), number)  # in the middle of step 3
+            return super().loss(backbone, batch, generator)
+
+    latents = encode_exemplars(backbone, exemplars)
+    third = draw_batch(backbone, latents, exemplars.captions, INVERSION, 2)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        train(Signalled(3, 5e-3), backbone, exemplars, INVERSION, tmp_path)
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "checkpoint" / "step-00000003.safetensors").exists()
+
+
+@BOTH
+def test_a_finished_run_says_so_and_changes_nothing(
+    config: LearnConfig,
+    backbone: Backbone,
+    space: ActionSpace,
+    encoder: LatentActionEncoder,
+    exemplars: Exemplars,
+    tmp_path: Path,
+) -> None:
+    first = train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    files = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*")}
+    again = train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    assert again.already_done and again.resumed_from == 6 and again.terms == first.terms
+    assert torch.equal(again.action.vectors[0], first.action.vectors[0])
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*")} == files
+
+
+def test_another_run_in_the_folder_is_refused_by_what_differs(
+    backbone: Backbone,
+    space: ActionSpace,
+    encoder: LatentActionEncoder,
+    exemplars: Exemplars,
+    tmp_path: Path,
+) -> None:
+    config = replace(TWINACT, steps=1)
+    train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    other = replace(config, seed=4, prior_weight=0.5)
+    with pytest.raises(ConfigError, match=r"other settings: prior_weight \(0.001 .*seed \(3 there, 4 now\)") as caught:
+        train(make(other, backbone, space, encoder), backbone, exemplars, other, tmp_path)
+    assert "steps" not in str(caught.value)
+    renamed = replace(exemplars, captions=("a dog <act>", *exemplars.captions[1:]))
+    with pytest.raises(ConfigError, match=r"other settings: captions"):
+        train(make(config, backbone, space, encoder), backbone, renamed, config, tmp_path)
+    smaller = space.truncated(2)
+    with pytest.raises(ConfigError, match=r"parts\.space"):
+        train(make(config, backbone, smaller, encoder), backbone, exemplars, config, tmp_path)
+
+
+def test_folders_that_are_not_runs_are_left_alone(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
+    def attempt(folder: Path) -> None:
+        train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, folder)
+
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.tex").write_text("x")
+    with pytest.raises(DataError, match="not empty"):
+        attempt(foreign)
+    (foreign / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(DataError, match="not of a twinact run"):
+        attempt(foreign)
+    (foreign / "config.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        attempt(foreign)
+    with pytest.raises(DataError, match="is a file"):
+        attempt(foreign / "chapter.tex")
+    assert sorted(path.name for path in foreign.iterdir()) == ["chapter.tex", "config.json"]
+
+
+@pytest.mark.parametrize("bad_step", [1, 4])
+def test_a_loss_that_is_not_finite_stops_without_export(
+    bad_step: int, backbone: Backbone, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    class Diverging(TextualInversion):
+        calls = 0
+
+        def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+            self.calls += 1
+            terms = super().loss(backbone, batch, generator)
+            factor = math.inf if self.calls == bad_step else 1.0
+            return {**terms, "loss": terms["loss"] * factor}
+
+    kept = "no checkpoint yet" if bad_step == 1 else "step 2 is good"
+    with pytest.raises(TwinactError, match=rf"^step {bad_step}: loss is inf.*{kept}"):
+        train(Diverging(3, 5e-3), backbone, exemplars, INVERSION, tmp_path)
+    assert not (tmp_path / "leap.action.safetensors").exists()
+    assert [line["step"] for line in log_of(tmp_path)] == list(range(1, bad_step))
+    if bad_step > 1:
+        assert all(bool(tensor.isfinite().all()) for tensor in last_checkpoint(tmp_path).values())
+
+
+def test_bf16_learns_nearly_the_same(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
+    rounded = replace(INVERSION, precision="bf16")
+    exact = train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / "fp32")
+    rough = train(TextualInversion(3, 5e-3), backbone, exemplars, rounded, tmp_path / "bf16")
+    assert rough.terms["loss"] != exact.terms["loss"]
+    assert rough.terms["loss"] == pytest.approx(exact.terms["loss"], rel=0.02)
+
+
+def test_methods_of_one_seed_see_the_same_batch_and_steps_differ(backbone: Backbone, exemplars: Exemplars) -> None:
+    latents = encode_exemplars(backbone, exemplars)
+    one = draw_batch(backbone, latents, exemplars.captions, TWINACT, 5)
+    two = draw_batch(backbone, latents, exemplars.captions, INVERSION, 5)
+    assert torch.equal(one.noise, two.noise) and torch.equal(one.t, two.t) and one.captions == two.captions
+    other_step = draw_batch(backbone, latents, exemplars.captions, TWINACT, 6)
+    other_seed = draw_batch(backbone, latents, exemplars.captions, replace(TWINACT, seed=4), 5)
+    assert not torch.equal(one.noise, other_step.noise) and not torch.equal(one.noise, other_seed.noise)
+    purposes = [torch.randn(4, generator=step_generator(0, 1, purpose)) for purpose in ("batch", "method")]
+    assert not torch.equal(*purposes)
+
+
+def test_every_exemplar_is_seen_alike_and_paired_with_others(backbone: Backbone, exemplars: Exemplars) -> None:
+    latents = encode_exemplars(backbone, exemplars)
+    seen, pairs = Counter[int](), set[tuple[int, int]]()
+    for step in range(30):  # 30 steps of 4 are 40 rounds of 3
+        batch = draw_batch(backbone, latents, exemplars.captions, TWINACT, step)
+        for latent, partner in zip(batch.latents, batch.partners, strict=True):
+            own, other = (int((latents == x).flatten(1).all(1).nonzero()) for x in (latent, partner))
+            seen[own] += 1
+            pairs.add((own, other))
+    assert seen == {0: 40, 1: 40, 2: 40}
+    assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
+    alone = draw_batch(backbone, latents[:1], exemplars.captions[:1], TWINACT, 0)
+    assert torch.equal(alone.partners, alone.latents)
+
+
+def test_noise_bias_draws_noisy_times(backbone: Backbone, exemplars: Exemplars) -> None:
+    latents = encode_exemplars(backbone, exemplars)
+
+    def mean_time(bias: float) -> float:
+        config = replace(TWINACT, noise_bias=bias, batch_size=64)
+        drawn = [draw_batch(backbone, latents, exemplars.captions, config, step).t for step in range(8)]
+        return float(torch.cat(drawn).double().mean())
+
+    assert mean_time(0.9) > mean_time(0.0) + 100
+
+
+def test_rate_falls_to_a_tenth() -> None:
+    config = replace(TWINACT, steps=11)
+    shares = [rate_share(config, step) for step in range(11)]
+    assert shares[0] == 1.0 and shares[-1] == pytest.approx(0.1) and shares == sorted(shares, reverse=True)
+    assert rate_share(replace(config, schedule="constant"), 10) == 1.0
+    assert rate_share(replace(config, steps=1), 0) == 1.0
+
+
+def _batch(backbone: Backbone, exemplars: Exemplars) -> Batch:
+    return draw_batch(backbone, encode_exemplars(backbone, exemplars), exemplars.captions, TWINACT, 0)
+
+
+def test_twinact_adds_its_terms_with_their_weights(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars
+) -> None:
+    start = torch.full((space.slots, space.rank), 0.5)
+    method = TwinAct(space, encoder, learning_rate=0.1, similarity_weight=2.0, prior_weight=0.25, start=start)
+    method.attach(backbone)
+    batch = _batch(backbone, exemplars)
+    terms = method.loss(backbone, batch, torch.Generator())
+    torch.testing.assert_close(terms["prior"].detach(), torch.tensor(0.25))
+    wanted = terms["denoising"] + 2.0 * terms["similarity"] + 0.25 * terms["prior"]
+    torch.testing.assert_close(terms["loss"], wanted)
+    # The similarity alone must teach the coefficients, through estimate, denoiser and text encoder.
+    terms["similarity"].backward()
+    assert float(method.leading.grad.abs().max()) > 0  # type: ignore[union-attr]
+    # It compares with partners, not with the picture itself.
+    itself = replace(batch, partners=batch.latents)
+    assert not torch.equal(method.loss(backbone, itself, torch.Generator())["similarity"], terms["similarity"])
+
+
+def test_rank_learns_only_leading_components(
+    backbone: Backbone, space: ActionSpace, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    config = replace(TWINACT, rank=2, similarity_weight=0.0, start="jumping on the moon")
+    action = train(make(config, backbone, space, None), backbone, exemplars, config, tmp_path).action
+    assert action.coefficients is not None and action.space_hash == space.hash
+    phrase = space.project_phrase("jumping on the moon")[0]
+    assert torch.equal(action.coefficients[:, 2:], phrase[:, 2:])
+    assert not torch.equal(action.coefficients[:, :2], phrase[:, :2])
+
+
+def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
+    (table,) = backbone.token_tables()
+
+    def start(word: str | None) -> Tensor:
+        method = TextualInversion(2, 1e-3, word)
+        method.attach(backbone)
+        return method.vectors[0].detach()
+
+    assert torch.equal(start("robot"), table.embed("robot").repeat(2, 1))
+    torch.testing.assert_close(start("red robot"), table.embed("red robot").mean(0).repeat(2, 1))
+    # The tiny vocabulary spells "posing" in letters.
+    assert len(table.ids("posing")) > 1
+    torch.testing.assert_close(start(None), table.weight.mean(0).repeat(2, 1))
+
+
+def test_parts_that_do_not_fit_are_refused(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="set similarity_weight to 0"):
+        make(TWINACT, backbone, space, None)
+    with pytest.raises(ConfigError, match="needs an action space"):
+        make_method(TWINACT, backbone, None, encoder)
+    with pytest.raises(ConfigError, match="slots 2 differs from the 3"):
+        make(replace(TWINACT, slots=2), backbone, space, encoder)
+    with pytest.raises(ConfigError, match=f"rank 99 is more than the {space.rank}"):
+        make(replace(TWINACT, rank=99), backbone, space, encoder)
+    with pytest.raises(ConfigError, match="build a space for it"):
+        make(TWINACT, backbone, replace(space, model_id="other@1"), encoder).attach(backbone)
+    with pytest.raises(ConfigError, match="start has shape"):
+        TwinAct(
+            space, encoder, learning_rate=1.0, similarity_weight=1.0, prior_weight=0.0, start=torch.zeros(1, space.rank)
+        )
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="method 'twinact' and a 'textual-inversion' was given"):
+        train(TextualInversion(3, 5e-3), backbone, exemplars, TWINACT, run)
+    with pytest.raises(ConfigError, match="load them with size=32"):
+        train(TextualInversion(3, 5e-3), backbone, replace(exemplars, size=64), INVERSION, run)
+    assert not run.exists()
+
+
+def test_encoder_reads_any_size_and_saves(encoder: LatentActionEncoder, tmp_path: Path) -> None:
+    assert load_action_encoder(tmp_path) is None
+    encoder.save(tmp_path / FOLDER)
+    loaded = load_action_encoder(tmp_path)
+    assert isinstance(loaded, ActionEncoder) and not any(p.requires_grad for p in loaded.parameters())
+    latents = torch.randn(3, 4, 16, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    features = loaded.encode(latents)
+    torch.testing.assert_close(features, encoder.encode(latents))
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    assert loaded.pose(features).shape == (3, 5)
+    features[:, 0].sum().backward()
+    assert float(latents.grad.abs().min(dim=1).values.max()) > 0  # type: ignore[union-attr]
+    (tmp_path / FOLDER / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError):
+        load_action_encoder(tmp_path)
+
+
+def test_encoder_tells_places_apart_and_has_the_planned_size() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        full = LatentActionEncoder(EncoderConfig(in_channels=8, pose_targets=25))
+    assert 0.5e6 < sum(parameter.numel() for parameter in full.parameters()) < 1.0e6
+    spot = torch.zeros(2, 8, 16, 16)
+    spot[0, :, 2:5, 2:5] = 2.0
+    spot[1, :, 2:5, 11:14] = 2.0  # the same thing in another place; a global average would not see it
+    one, other = full.encode(spot)
+    assert float((one - other).detach().norm()) > 0.05
+
+
+def test_degrade_follows_its_generator_and_limits() -> None:
+    latents = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def degraded(seed: int, blur: float, noise: float) -> Tensor:
+        return degrade(latents, torch.Generator().manual_seed(seed), blur, noise)
+
+    assert torch.equal(degraded(1, 0.9, 0.3), degraded(1, 0.9, 0.3))
+    assert not torch.equal(degraded(1, 0.9, 0.3), degraded(2, 0.9, 0.3))
+    torch.testing.assert_close(degraded(1, 0.0, 0.0), latents)
+    assert float(degraded(1, 0.9, 0.0).var()) < float(latents.var())
+
+
+def test_losses_are_what_they_say() -> None:
+    prediction, target = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
+    target[1] = 2.0
+    assert float(denoising_loss(prediction, target, torch.tensor([1.0, 0.5]))) == pytest.approx((1 + 0.5 * 4) / 2)
+    mask = torch.zeros(2, 1, 2, 2)
+    mask[0, 0, 0, 0] = 1.0
+    target[0, :, 1, 1] = 100.0  # outside the mask
+    assert float(denoising_loss(prediction, target, torch.ones(2), mask)) == pytest.approx(0.5)
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    others = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert float(similarity_loss(features, others)) == pytest.approx((0 + 1 + 2) / 3)
