@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_sd
 from torch import Tensor
 
+from tiny import tiny_sd
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
@@ -119,6 +119,7 @@ def test_run_folder_is_complete_and_the_backbone_untouched(
 
     assert [record.step for record in seen] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [record.learning_rate for record in seen] == [config.rate * rate_share(config, step) for step in range(6)]
     assert log_of(tmp_path)[-1]["terms"] == result.terms == seen[-1].terms
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
         "step-00000004.safetensors",

@@ -58,7 +58,7 @@ class Exemplars:
         return torch.from_numpy(arrays).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
 
 
-class _Problem(Exception):
+class _UnusableError(Exception):
     """What is wrong with one file, in words for the person who put it there."""
 
 
@@ -99,8 +99,8 @@ def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | 
         try:
             image, digest = _read_picture(path, size)
             if digest in hashes:
-                raise _Problem(f"is the same file as {kept[hashes.index(digest)].name}; delete one")
-        except _Problem as problem:
+                raise _UnusableError(f"is the same file as {kept[hashes.index(digest)].name}; delete one")
+        except _UnusableError as problem:
             problems.append(f"{path.name}: {problem}")
         else:
             images.append(image)
@@ -123,7 +123,7 @@ def _read_captions(
     def take(name: str, text: object, source: str) -> None:
         try:
             given[name] = _check_caption(text)
-        except _Problem as problem:
+        except _UnusableError as problem:
             problems.append(f"{source}: {problem}")
 
     for name, text in _read_captions_file(folder / CAPTIONS_FILE, files, problems).items():
@@ -170,13 +170,13 @@ def _read_captions_file(path: Path, files: list[Path], problems: list[str]) -> d
 
 
 def _check_caption(text: object) -> str:
-    """The caption on one line; raises `_Problem` when the placeholder is not in it exactly once."""
+    """The caption on one line; raises `_UnusableError` when the placeholder is not in it exactly once."""
     if not isinstance(text, str):
-        raise _Problem(f"caption {text!r} is not text")
+        raise _UnusableError(f"caption {text!r} is not text")
     caption = " ".join(text.split())
     count = caption.count(PLACEHOLDER)
     if count != 1:
-        raise _Problem(
+        raise _UnusableError(
             f"caption {caption[:80]!r} holds {PLACEHOLDER} {count} times; write it once, where the action goes, "
             f"e.g. 'a woman {PLACEHOLDER} in a park'"
         )
@@ -187,25 +187,25 @@ def _read_picture(path: Path, size: int) -> tuple[Image.Image, str]:
     """The picture as RGB `size` × `size`, and the SHA-256 of its file."""
     try:
         if not path.is_file():
-            raise _Problem("is not a regular file; delete it")
+            raise _UnusableError("is not a regular file; delete it")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise _Problem(f"has more than {MAX_FILE_BYTES // 10**6} MB; save it smaller")
+            raise _UnusableError(f"has more than {MAX_FILE_BYTES // 10**6} MB; save it smaller")
         data = path.read_bytes()
     except OSError as error:
-        raise _Problem(f"cannot be read ({error.strerror or error})") from error
+        raise _UnusableError(f"cannot be read ({error.strerror or error})") from error
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a decompression bomb between its limit and twice that.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = _decode(data)
-    except _Problem:
+    except _UnusableError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise _Problem(f"has more than {MAX_PIXELS // 10**6} megapixels; save it smaller") from error
+        raise _UnusableError(f"has more than {MAX_PIXELS // 10**6} megapixels; save it smaller") from error
     except Image.UnidentifiedImageError as error:
-        raise _Problem(f"is not a {', '.join(FORMATS)} picture; convert or delete it") from error
+        raise _UnusableError(f"is not a {', '.join(FORMATS)} picture; convert or delete it") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
-        raise _Problem(f"is broken ({error}); save it again or delete it") from error
+        raise _UnusableError(f"is broken ({error}); save it again or delete it") from error
     return _fit_square(picture, size), hashlib.sha256(data).hexdigest()
 
 
@@ -214,17 +214,17 @@ def _decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise _Problem(
+            raise _UnusableError(
                 f"has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; save it smaller"
             )
         if min(width, height) < MIN_SIDE_PIXELS:
-            raise _Problem(f"has {width} × {height} pixels; the shorter side needs {MIN_SIDE_PIXELS} or more")
+            raise _UnusableError(f"has {width} × {height} pixels; the shorter side needs {MIN_SIDE_PIXELS} or more")
         # MPO is a JPEG that phones append a preview or depth map to; its first frame is the photograph.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise _Problem(f"is animated ({image.n_frames} frames); save one frame as a picture")
+            raise _UnusableError(f"is animated ({image.n_frames} frames); save one frame as a picture")
         # Byte 24 of a PNG is its bit depth. Pillow opens 16-bit colour as 8-bit and clips 16-bit grey.
         if image.format == "PNG" and data[24] == 16:
-            raise _Problem("has 16 bits a channel; save it with 8")
+            raise _UnusableError("has 16 bits a channel; save it with 8")
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:
             layered = upright.convert("RGBA")

@@ -261,7 +261,7 @@ class ActionSpace:
             mask: Slots that the point has; None means all.
 
         Returns:
-            Up to k pairs (phrase, cosine in [-1, 1]); fewer when fewer phrases share a slot with the point.
+            Up to k pairs (phrase, cosine in [-1, 1] to 5 decimals); fewer when fewer phrases share a slot with the point.
         """
         self._check_shape(u, "coefficients", (self.slots, self.rank))
         if k < 1:
@@ -273,12 +273,11 @@ class ActionSpace:
         dots = (others * point).sum(-1)  # (n, s)
         norms = [((x.square().sum(-1) * shared).sum(-1)).sqrt() for x in (point.expand_as(others), others)]
         cosines = (dots * shared).sum(-1) / (norms[0] * norms[1]).clamp_min(1e-12)  # (n,)
-        unlike = (self.phrase_mask ^ mask).sum(-1)
-        order = sorted(
-            torch.nonzero(shared.any(-1)).flatten().tolist(),
-            key=lambda i: (-round(float(cosines[i]), 5), int(unlike[i]), i),
-        )
-        return [(self.phrases[i], max(-1.0, min(1.0, float(cosines[i])))) for i in order[:k]]
+        similarities = [round(value, 5) for value in cosines.tolist()]  # beyond that, equals differ by float32 noise
+        unlike = (self.phrase_mask ^ mask).sum(-1).tolist()
+        candidates = torch.nonzero(shared.any(-1)).flatten().tolist()
+        order = sorted(candidates, key=lambda i: (-similarities[i], unlike[i], i))
+        return [(self.phrases[i], similarities[i]) for i in order[:k]]
 
     def explained_variance(self, slot: int) -> Float[Tensor, " r"]:
         """Share of a slot's variance that its first 1, 2, ... rank components hold; grows to at most 1."""

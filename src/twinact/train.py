@@ -145,9 +145,8 @@ def train(
             _check_finite(step + 1, {**values, "gradient norm": norm}, folder)
             optimizer.step()
 
-            record = StepRecord(
-                step + 1, config.steps, values, norm, base_rates[0] * share, time.perf_counter() - began
-            )
+            rate = optimizer.param_groups[0]["lr"]
+            record = StepRecord(step + 1, config.steps, values, norm, rate, time.perf_counter() - began)
             folder.log(vars(record))
             if progress is not None:
                 try:

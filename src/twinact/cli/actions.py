@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from twinact.space import ActionSpace
 
 _SUFFIX = ".action.safetensors"
+_DRAWN_WITH = ("torch", "diffusers", "transformers")
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
@@ -80,6 +81,7 @@ def learn(
         config = LearnConfig(**{**given, "similarity_weight": 0.0})
         if config.method == "twinact":
             say("this model has no action encoder: learning without the similarity term")
+    given_space = None if space is None else ActionSpace.load(space)
     with progress(f"learning {config.name}") as advance:
         result = workflow.learn(
             exemplars,
@@ -87,15 +89,14 @@ def learn(
             out or Path("runs") / config.name,
             backbone=backbone,
             encoder=encoder,
-            space=None if space is None else ActionSpace.load(space),
+            space=given_space,
             progress=lambda record: advance(record.step, record.steps),
         )
     if result.already_done:
         say("this run is already done")
     near = []
     if result.action.coefficients is not None:
-        kept = ActionSpace.load(space or result.action_path.parent / workflow.SPACE_FILE)
-        near = _nearest(result.action, kept)
+        near = _nearest(result.action, ActionSpace.load(result.action_path.parent / workflow.SPACE_FILE))
     option = "" if model == "nano" else f" --model {shlex.quote(model)}"
     say(f'next: twinact generate {shlex.quote(str(result.action_path))}{option} --prompt "a panda <act> in a park"')
     if not as_json:
@@ -152,11 +153,31 @@ def generate(
         "sampler": type(backbone.pipeline().scheduler).__name__,
         "versions": {"twinact": __version__, **{name: installed(name) for name in _DRAWN_WITH}},
     }
-    jobs = [(action, text, seed + i) for action in loaded for text in prompt for i in range(count)]
+    jobs = [(text, seed + i) for text in prompt for i in range(count)]
+    done = 0
     with progress("drawing") as advance:
-        for first in range(0, len(jobs), batch_size):
-            # A batch holds one action; the next one begins at its end.
-            batch = [job for job in jobs[first : first + batch_size] if job[0] is jobs[first][0]]
+        for action in loaded:
+            vectors = tensor_hash({f"vectors.{i}": block for i, block in enumerate(action.vectors)})
+            origin = {"name": action.name, "vectors": vectors, "space": action.space_hash}
+            for first in range(0, len(jobs), batch_size):
+                texts, seeds = zip(*jobs[first : first + batch_size], strict=True)
+                images = draw(
+                    backbone,
+                    texts,
+                    {PLACEHOLDER: action.vectors},
+                    seeds=seeds,
+                    steps=steps,
+                    guidance=guidance,
+                    negative_prompt=negative_prompt,
+                    batch_size=batch_size,
+                )
+                for text, number, image in zip(texts, seeds, images, strict=True):
+                    facts = {**common, "action": origin, "prompt": text, "seed": number}
+                    typer.echo(folder.add(image, action.name, facts, _parameters(facts, image.size)))
+                    done += 1
+                    advance(done, len(jobs) * len(loaded))
+
+
 def adjust(
     action_file: ActionFile,
     out: NewAction,

@@ -1,7 +1,7 @@
 """What the training loop knows of a method, and what all methods share."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -40,6 +40,7 @@ class ParameterGroup(TypedDict):
     lr: float
 
 
+@runtime_checkable
 class Method(Protocol):
     """One way to learn an action. The loop knows no more of it than this.
 
@@ -70,7 +71,7 @@ class Method(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What besides config, backbone and exemplars decides the result, as JSON: hashes of spaces, starts, weights."""
+        """What besides config, backbone and exemplars decides the result, as JSON: hashes of spaces and starts."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:

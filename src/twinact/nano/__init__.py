@@ -14,7 +14,9 @@ def model_dir() -> Path:
         CheckpointError: The installation has no weights.
     """
     if not (_WEIGHTS / "model_index.json").exists():
-        raise CheckpointError(f"the embedded model is missing from {_WEIGHTS}; reinstall twinact or run twinact nano train")
+        raise CheckpointError(
+            f"the embedded model is missing from {_WEIGHTS}; reinstall twinact or run twinact nano train"
+        )
     return _WEIGHTS
 
 

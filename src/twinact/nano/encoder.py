@@ -39,4 +39,3 @@ def train_encoder(
 
     fit_module(encoder, loss, fit, folder, report)
     return encoder
-

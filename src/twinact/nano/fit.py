@@ -78,7 +78,9 @@ def fit_module(
             log.write(json.dumps(line) + "\n")
             log.flush()
             left = (fit.steps - step - 1) / rate
-            report(f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s {left / 60:.1f} min left")
+            report(
+                f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s {left / 60:.1f} min left"
+            )
             last_report = now
         if last_step or now - last_save > CHECKPOINT_SECONDS:
             _save(folder, step + 1, parameters, average, optimizer)

@@ -109,7 +109,9 @@ def train_text(
 
     def add_noise(_module: nn.Module, _args: tuple[Tensor], output: Tensor) -> Tensor:
         # Points between phrases must mean poses between theirs, so the tower learns from a neighbourhood of each word.
-        return output + _EMBEDDING_NOISE * output.detach().std() * noise[0] * torch.randn(output.shape, generator=noise[1])
+        return output + _EMBEDDING_NOISE * output.detach().std() * noise[0] * torch.randn(
+            output.shape, generator=noise[1]
+        )
 
     noise: list = [1.0, torch.Generator()]
     handle = embedding.register_forward_hook(add_noise)

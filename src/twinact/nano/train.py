@@ -27,11 +27,23 @@ from twinact.world.places import PLACES
 from twinact.world.scene import WORLD_VERSION
 
 PARTS = ("text", "vae", "unet", "vision", "encoder", "judges")
-_PREVIEW_PHRASES = ("arms spread wide", "kicking left", "squatting", "doing a handstand", "left arm raised", "lunging right")
+_PREVIEW_PHRASES = (
+    "arms spread wide",
+    "kicking left",
+    "squatting",
+    "doing a handstand",
+    "left arm raised",
+    "lunging right",
+)
 
 
 def train_nano(
-    recipe: Recipe, run: Path, parts: tuple[str, ...] = PARTS, *, workers: int = 1, report: Callable[[str], None] = print
+    recipe: Recipe,
+    run: Path,
+    parts: tuple[str, ...] = PARTS,
+    *,
+    workers: int = 1,
+    report: Callable[[str], None] = print,
 ) -> Path:
     """Train the parts that are not finished yet and write the model folder ``run/model``.
 
@@ -56,6 +68,7 @@ def train_nano(
         train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
     text = train_text(recipe, tokenizer, run / "text", workers, report)
     if "unet" in parts:
+
         def preview(unet: UNet2DConditionModel, step: int) -> None:
             pipeline = _pipeline(vae, text, tokenizer, unet, None)
             preview_sheet(pipeline, recipe).save(run / f"preview_{step:06d}.png")
@@ -63,8 +76,13 @@ def train_nano(
         unet = train_unet(recipe, vae, text, tokenizer, run / "unet", workers, report, preview)
         vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report) if "vision" in parts else None
         _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
-    card = {"world_version": WORLD_VERSION, "recipe": asdict(recipe), "hardware": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(), "seconds_of_last_call": round(time.monotonic() - began)}  # fmt: skip
+    card = {
+        "world_version": WORLD_VERSION,
+        "recipe": asdict(recipe),
+        "hardware": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seconds_of_last_call": round(time.monotonic() - began),
+    }
     (model / "training.json").write_text(json.dumps(card, indent=2) + "\n")
     return model
 
@@ -110,3 +128,8 @@ def _save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
     for module in modules:
         module.float()
+    # transformers loads in the precision that the config names, diffusers in float32: name float32, or they would clash.
+    for path in folder.glob("*_encoder/config.json"):
+        config = json.loads(path.read_text())
+        if "dtype" in config:
+            path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")

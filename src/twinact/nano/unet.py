@@ -72,7 +72,9 @@ def cache_latents(
         for path, (shape, dtype) in zip(paths, shapes, strict=True)
     )
     batch_size, began = 250, time.monotonic()
-    batches = picture_batches(recipe, trained_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers)
+    batches = picture_batches(
+        recipe, trained_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers
+    )
     for number, batch in enumerate(batches):
         with torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
             encoded = vae.encode(batch.images).latent_dist.mode() * vae.config.scaling_factor

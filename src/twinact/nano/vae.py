@@ -80,4 +80,3 @@ def reconstruct_psnr(vae: AutoencoderKL, images: Tensor) -> float:
 def _scaling_factor(vae: AutoencoderKL, recipe: Recipe) -> float:
     batch = next(picture_batches(recipe, trained_part(recipe), 256, 256, stream=STREAM, workers=0))
     return round(1 / float(vae.encode(batch.images).latent_dist.mode().std()), 5)
-

@@ -76,7 +76,7 @@ def sample_described(rng: np.random.Generator, part: Part) -> Described:
 
 
 def sample_free_pose(rng: np.random.Generator) -> Pose:
-    """A pose drawn without regard to any phrase, uniform over wide ranges; for judges that must favour no vocabulary."""
+    """A pose uniform over wide ranges, without regard to any phrase; for judges that must favour no vocabulary."""
     low = np.array([dof.low for dof in DOFS.values()])
     high = np.array([dof.high for dof in DOFS.values()])
     values = rng.uniform(low, high)

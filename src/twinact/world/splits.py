@@ -20,9 +20,7 @@ PLACEHOLDER = "<act>"
 Kind = Literal["combination", "between", "free"]
 
 # Order of the numbers in the tables below.
-_NAMED = (
-    "l_shoulder l_elbow r_shoulder r_elbow l_hip l_knee r_hip r_knee torso_lean root_rotation clearance"
-).split()
+_NAMED = ("l_shoulder l_elbow r_shoulder r_elbow l_hip l_knee r_hip r_knee torso_lean root_rotation clearance").split()
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,19 @@ CUSTOM_ACTIONS: dict[str, CustomAction] = {
         CustomAction("head-hold-squat", "combination", (130, 110, 130, 110, 75, -75, 75, -75, 0, 0, 0), ("alien",)),
         CustomAction("disco-knee", "combination", (150, 0, 40, 0, 6, 0, 85, -85, 0, 0, 0), ("ballerina", "penguin")),
         CustomAction("flex-jump", "combination", (90, 100, 90, 100, 45, 0, 45, 0, 0, 0, 0.5), ("rabbit",)),
-        CustomAction("lean-kick", "combination", (90, 0, 90, 0, 6, 0, 85, 0, 35, 0, 0), ("astronaut", "frog")),
-        CustomAction("half-squat-t", "between", _between(_T_POSE, _T_SQUAT), ("robot",)),
-        CustomAction("rising-star", "between", _between(_ARMS_UP, _STAR_JUMP), ("chef", "panda")),
+        CustomAction("lean-kick", "combination", (50, -100, 50, -100, 85, 0, 6, 0, 35, 0, 0), ("astronaut", "frog")),
+        CustomAction("half-squat-v", "between", _between(_ARMS_UP, _T_SQUAT), ("robot",)),
+        CustomAction("rising-star", "between", _between(_CACTUS_WIDE, _STAR_JUMP), ("chef", "panda")),
         CustomAction("half-kick", "between", _between(_STAND, _KICK_LEFT), ("tiger",)),
         CustomAction("half-lunge", "between", _between(_STAND, _LUNGE_RIGHT), ("ninja", "rabbit")),
         CustomAction("open-lean", "between", _between(_T_POSE, _LEAN_RIGHT), ("skeleton",)),
         CustomAction("low-cactus", "between", _between(_CACTUS_WIDE, _SQUAT), ("pirate", "robot")),
         CustomAction("half-splits", "between", _between(_STAND, _SPLITS_UP), ("frog",)),
         CustomAction("half-cartwheel", "between", _between(_STAR_JUMP, _CARTWHEEL), ("ballerina", "alien")),
-        CustomAction("weathervane", "free", (120, -60, 60, 70, 6, 0, 70, -35, 0, 0, 0), ("woman in a red dress", "panda")),
-        CustomAction("signpost", "free", (90, 90, 90, -90, 6, 0, 6, 0, 0, 0, 0), ("astronaut",)),
+        CustomAction(
+            "weathervane", "free", (120, -60, 60, 70, 6, 0, 70, -35, 0, 0, 0), ("woman in a red dress", "panda")
+        ),
+        CustomAction("signpost", "free", (60, 110, 140, -80, 6, 0, 6, 0, 0, 0, 0), ("astronaut",)),
         CustomAction("crane-dip", "free", (150, 40, 20, 0, 110, -70, 20, -20, -15, 0, 0), ("fox", "chef")),
         CustomAction("side-hurdle", "free", (40, 50, 150, 0, 100, -90, 45, 0, 15, 0, 0.3), ("robot", "tiger")),
         CustomAction("broken-clock", "free", (175, 0, 60, -60, 50, 40, 10, 0, 0, 0, 0), ("penguin",)),

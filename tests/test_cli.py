@@ -1,0 +1,377 @@
+"""The command line on a tiny Stable Diffusion, from space to pictures, and what happens with unusable input."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tiny import tiny_sd
+from twinact.action import Action
+from twinact.cli import app
+from twinact.outputs import PictureFolder, new_file, new_folder
+from twinact.space import ActionSpace
+
+PHRASES = "# Body\njumping\njumping in the park\na red dress\nin the city\non the moon\nwith a cat\na dog in the park\n"
+PROMPT = "a robot <act> on the moon"
+
+
+def invoke(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+
+
+def done(*arguments: str | Path) -> Result:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.stderr + repr(result.exception)
+    return result
+
+
+def refused(*arguments: str | Path, code: int = 1) -> str:
+    """The one line that says why."""
+    result = invoke(*arguments)
+    assert result.exit_code == code, result.stderr + repr(result.exception)
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("opening model")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos") / "leap"
+    folder.mkdir()
+    for index, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (40, 48), colour).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"a robot <act> in the {colour} park")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spaces")
+    (folder / "phrases.txt").write_text(PHRASES)
+    result = done("space", "build", "--model", model, "--phrases", folder / "phrases.txt", "--slots", "2",
+                  "--out", folder / "tiny")  # fmt: skip
+    return Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def learned(model: Path, exemplars: Path, space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "leap"
+    result = done("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--steps", "3", "--out", run)
+    return Path(result.stdout.strip())
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    return
+
+
+class TestSpace:
+    def test_build_and_show(self, space: Path) -> None:
+        assert space.name == "tiny.space.safetensors"
+        shown = done("space", "show", space, "--phrase", "jumping").stdout
+        assert "phrases  7" in shown
+        assert "1.00  jumping" in shown
+
+    def test_show_as_json(self, space: Path) -> None:
+        facts = json.loads(done("space", "show", space, "--phrase", "on the moon", "--json").stdout)
+        built = ActionSpace.load(space)
+        assert facts["hash"] == built.hash
+        assert facts["rank"] == built.rank
+        assert facts["nearest"][0] == {"phrase": "on the moon", "similarity": 1.0}
+        assert [row["rank"] for row in facts["per_slot"]] == list(built.slot_ranks)
+
+    def test_plots(self, space: Path, tmp_path: Path) -> None:
+        done("space", "show", space, "--plots", tmp_path / "plots")
+        assert {path.name for path in (tmp_path / "plots").iterdir()} == {"scree.png", "map.png"}
+        before = content(tmp_path)
+        assert "already exists" in refused("space", "show", space, "--plots", tmp_path / "plots")
+        assert content(tmp_path) == before
+
+    def test_building_again_gives_the_same_space(self, space: Path, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "phrases.txt").write_text(PHRASES)
+        done("space", "build", "--model", model, "--phrases", "phrases.txt", "--slots", "2", "--out", "again")
+        assert ActionSpace.load("again.space.safetensors").hash == ActionSpace.load(space).hash
+
+    def test_rank_too_high_is_refused(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "phrases.txt").write_text(PHRASES)
+        message = refused(
+            "space", "build", "--model", model, "--phrases", "phrases.txt", "--rank", "99", "--out", "x", code=2
+        )
+        assert "rank 99" in message
+        assert not list(tmp_path.glob("*.safetensors"))
+
+    def test_what_is_there_stays(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "x.space.safetensors").write_text("mine")
+        assert "already exists" in refused("space", "build", "--model", model, "--out", "x")
+        assert (tmp_path / "x.space.safetensors").read_text() == "mine"
+
+    def test_unknown_phrase_suggests(self, space: Path) -> None:
+        assert "did you mean 'jumping'" in refused("space", "show", space, "--phrase", "jumpin", code=2)
+
+
+class TestLearn:
+    def test_writes_the_action_and_its_space(self, learned: Path, space: Path) -> None:
+        action = Action.load(learned)
+        assert action.name == "leap"  # from the folder
+        assert action.space_hash == ActionSpace.load(space).hash
+        assert (learned.parent / "phrases.space.safetensors").is_file()
+
+    def test_says_nearest_phrases_and_what_to_do_next(
+        self, model: Path, exemplars: Path, space: Path, tmp_path: Path
+    ) -> None:
+        result = done("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--steps", "1")
+        assert result.stdout == "runs/leap/leap.action.safetensors\n"
+        assert "nearest phrases: " in result.stderr
+        assert "next: twinact generate runs/leap/leap.action.safetensors --model" in result.stderr
+
+    def test_done_is_said_and_nothing_changes(self, model: Path, exemplars: Path, space: Path, learned: Path) -> None:
+        before = content(learned.parent)
+        again = ("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--steps", "3",
+                 "--out", learned.parent, "--json")  # fmt: skip
+        facts = json.loads(done(*again).stdout)
+        assert facts["already_done"] is True
+        assert facts["nearest"]
+        assert content(learned.parent) == before
+
+    def test_default_space_and_textual_inversion(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
+        done("learn", exemplars, "--model", model, "--steps", "1", "--name", "plain", "--method", "textual-inversion")
+        action = Action.load(tmp_path / "runs/plain/plain.action.safetensors")
+        assert action.coefficients is None
+        message = refused("adjust", "runs/plain/plain.action.safetensors", "--component", "0:0", "--amount", "1",
+                          "--out", "moved", code=2)  # fmt: skip
+        assert "no coefficients" in message
+
+    def test_other_settings_in_the_same_folder_are_refused(
+        self, model: Path, exemplars: Path, space: Path, learned: Path
+    ) -> None:
+        before = content(learned.parent)
+        result = invoke("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--steps", "4",
+                        "--out", learned.parent)  # fmt: skip
+        assert result.exit_code == 2
+        assert "steps (3 there, 4 now)" in result.stderr
+        assert content(learned.parent) == before
+
+    def test_folder_that_is_not_ours(self, model: Path, exemplars: Path, space: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("words")
+        before = content(tmp_path)
+        result = invoke("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--out", "mine")
+        assert result.exit_code == 1
+        assert "holds no run of twinact" in result.stderr
+        assert content(tmp_path) == before
+
+    def test_empty_exemplar_folder(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        result = invoke("learn", "empty", "--model", model)
+        assert result.exit_code == 1
+        assert "holds no pictures" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+    def test_missing_folder_and_bad_setting_are_told_at_once(self, exemplars: Path) -> None:
+        assert "'nowhere' is not a folder" in refused("learn", "nowhere")
+        assert "steps 0 must be" in refused("learn", exemplars, "--steps", "0", code=2)
+
+
+class TestGenerate:
+    def test_pictures_with_their_origin(self, learned: Path, model: Path, exemplars: Path, tmp_path: Path) -> None:
+        result = done("generate", learned, "--model", model, "--prompt", PROMPT, "--count", "2", "--seed", "7",
+                      "--steps", "2", "--out", "out")  # fmt: skip
+        assert result.stdout.splitlines() == ["out/leap_00000_7.png", "out/leap_00001_8.png"]
+        with Image.open(tmp_path / "out/leap_00001_8.png") as image:
+            facts = json.loads(image.text["twinact"])
+            parameters = image.text["parameters"]
+        assert parameters.startswith(f"{PROMPT}\nNegative prompt: \nSteps: 2, Sampler: DDIMScheduler, CFG scale: 4, ")
+        assert "Seed: 8, Size: 32x32, " in parameters
+        assert facts["prompt"] == PROMPT
+        assert facts["seed"] == 8
+        assert facts["action"]["name"] == "leap"
+        assert str(exemplars.parent) not in json.dumps(facts) + parameters
+        assert str(learned.parent) not in json.dumps(facts) + parameters
+
+    def test_pictures_are_added_and_depend_on_prompt_and_seed_alone(
+        self, learned: Path, model: Path, tmp_path: Path
+    ) -> None:
+        common = ("generate", learned, "--model", model, "--steps", "2", "--out", "out")
+        done(*common, "--prompt", PROMPT)
+        first = content(tmp_path)
+        done(*common, "--prompt", "a cat <act> in the city", "--prompt", PROMPT, "--batch-size", "1")
+        assert first.items() <= {k: v for k, v in content(tmp_path).items() if k.suffix == ".png"}.items() | {
+            (path, data) for path, data in first.items() if path.suffix != ".png"
+        }
+        names = ["leap_00000_0.png", "leap_00001_0.png", "leap_00002_0.png"]
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == names
+        lines = [json.loads(line) for line in (tmp_path / "out/pictures.jsonl").read_text().splitlines()]
+        assert [line["file"] for line in lines] == names
+        with Image.open(tmp_path / "out" / names[0]) as one, Image.open(tmp_path / "out" / names[2]) as other:
+            assert one.tobytes() == other.tobytes()
+
+    def test_prompt_without_placeholder(self, learned: Path, tmp_path: Path) -> None:
+        message = refused("generate", learned, "--prompt", PROMPT, "--prompt", "a cat jumping", "--out", "out")
+        assert "'a cat jumping'" in message
+        assert "<act>" in message
+        assert not list(tmp_path.iterdir())
+
+    def test_prompt_that_is_too_long(self, learned: Path, model: Path, tmp_path: Path) -> None:
+        prompt = "a robot " * 20 + "<act>"
+        refused("generate", learned, "--model", model, "--prompt", prompt, "--out", "out")
+        assert not list(tmp_path.iterdir())
+
+    def test_action_from_another_model(self, learned: Path, model: Path, tmp_path: Path) -> None:
+        replace(Action.load(learned), model_id="giant@00000000").save(tmp_path / "other.action.safetensors")
+        message = refused("generate", "other.action.safetensors", "--model", model, "--prompt", PROMPT, "--out", "out")
+        assert "giant@00000000" in message
+        assert "tiny@" in message
+        assert not (tmp_path / "out").exists()
+
+    def test_folder_that_is_not_ours(self, learned: Path, tmp_path: Path) -> None:
+        (tmp_path / "holiday").mkdir()
+        (tmp_path / "holiday" / "beach.png").write_bytes(b"png")
+        before = content(tmp_path)
+        assert "is not empty" in refused("generate", learned, "--prompt", PROMPT, "--out", "holiday")
+        assert content(tmp_path) == before
+
+    def test_files_that_are_no_actions(self, space: Path, tmp_path: Path) -> None:
+        (tmp_path / "x.action.safetensors").write_bytes(b"nothing")
+        for path in ("x.action.safetensors", "missing.action.safetensors", space):
+            refused("generate", path, "--prompt", PROMPT, "--out", "out")
+        assert not (tmp_path / "out").exists()
+
+
+class TestMove:
+    def test_adjust_along_a_component(self, learned: Path, tmp_path: Path) -> None:
+        result = done("adjust", learned, "--component", "1:0", "--amount", "-2", "--out", "leap-less")
+        assert result.stdout == "leap-less.action.safetensors\n"
+        before, after = Action.load(learned), Action.load("leap-less.action.safetensors")
+        assert after.name == "leap-less"
+        difference = after.coefficients - before.coefficients
+        assert float(difference[1, 0]) == pytest.approx(-2, abs=1e-6)
+        assert int((difference != 0).sum()) == 1
+
+    def test_adjust_toward_a_phrase_and_combine(self, learned: Path, space: Path) -> None:
+        done("adjust", learned, "--toward", "jumping in the park", "--amount", "1", "--out", "park.action.safetensors")
+        built = ActionSpace.load(space)
+        phrase = built.project_phrase("jumping in the park")[0]
+        assert Action.load("park.action.safetensors").coefficients == pytest.approx(phrase, abs=1e-5)
+        both = ("combine", learned, "park.action.safetensors", "--out")
+        done(*both, "even")
+        done(*both, "added", "--weights", "1,0.5", "--space", space)
+        expected = Action.load(learned).coefficients + 0.5 * phrase
+        assert Action.load("added.action.safetensors").coefficients == pytest.approx(expected, abs=1e-5)
+
+    def test_toward_an_action(self, learned: Path) -> None:
+        done("adjust", learned, "--component", "0:1", "--amount", "3", "--out", "far")
+        done("adjust", learned, "--toward", "far.action.safetensors", "--amount", "0.5", "--space",
+             learned.parent / "phrases.space.safetensors", "--out", "middle")  # fmt: skip
+        moved = Action.load("middle.action.safetensors").coefficients - Action.load(learned).coefficients
+        assert float(moved[0, 1]) == pytest.approx(1.5, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--amount", "1"),
+            ("--amount", "1", "--component", "0:0", "--toward", "jumping"),
+            ("--amount", "1", "--component", "first"),
+            ("--amount", "1", "--component", "0:999"),
+            ("--amount", "1", "--toward", "flying backwards"),
+        ],
+    )
+    def test_unusable_steps(self, learned: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+        refused("adjust", learned, *options, "--out", "new", code=2)
+        assert not list(tmp_path.iterdir())
+
+    def test_weights(self, learned: Path, tmp_path: Path) -> None:
+        refused("combine", learned, learned, "--weights", "1,much", "--out", "new", code=2)
+        refused("combine", learned, learned, "--weights", "1", "--out", "new", code=2)
+        refused("combine", learned, "--out", "new", code=2)
+        assert not list(tmp_path.iterdir())
+
+    def test_what_is_there_stays(self, learned: Path, tmp_path: Path) -> None:
+        (tmp_path / "new.action.safetensors").write_text("mine")
+        refused("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
+        refused("combine", learned, learned, "--out", "new")
+        assert (tmp_path / "new.action.safetensors").read_text() == "mine"
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = invoke("learn", "nowhere", env={"TWINACT_DEBUG": "1"})
+    assert type(result.exception).__name__ == "DataError"
+
+
+def test_stopping_is_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Action, "load", stop)
+    result = invoke("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
+    assert result.exit_code == 130
+    assert result.stderr == "stopped; run the same command again to go on\n"
+
+
+def test_disk_errors_are_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(Action, "load", full)
+    message = refused("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
+    assert message == "error: No space left on device: 'somewhere'"
+
+
+def test_world_exemplars(tmp_path: Path) -> None:
+    folders = done("world", "exemplars", "--out", "custom", "--size", "32").stdout.splitlines()
+    assert len(folders) == 24
+    assert all(len(list(Path(folder).glob("*.png"))) == 5 for folder in folders)
+    assert "is not empty" in refused("world", "exemplars", "--out", "custom")
+
+
+def test_gallery_is_drawn_anew_but_replaces_nothing_else(tmp_path: Path) -> None:
+    assert done("world", "gallery", "--out", "docs/gallery").stdout == "docs/gallery.md\n"
+    before = content(tmp_path)
+    page = (tmp_path / "docs/gallery.md").read_text()
+    sheets = list((tmp_path / "docs/gallery").iterdir())
+    assert all(f"(gallery/{sheet.name})" in page for sheet in sheets)
+    assert len(sheets) == 8
+    done("world", "gallery", "--out", "docs/gallery")
+    assert content(tmp_path) == before
+    (tmp_path / "docs/gallery/mine.jpg").write_bytes(b"mine")
+    assert "holds something else" in refused("world", "gallery", "--out", "docs/gallery")
+    (tmp_path / "notes.md").write_text("mine")
+    assert "was not made by the gallery" in refused("world", "gallery", "--out", "notes")
+
+
+def test_nano_training_refuses_other_folders_and_parts(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("words")
+    assert "is not empty" in refused("nano", "train", "--out", "full")
+    assert "'brain'" in refused("nano", "train", "--out", "new", "--parts", "brain", code=2)
+    assert not (tmp_path / "new").exists()
+
+
+def test_outputs(tmp_path: Path) -> None:
+    assert new_file(tmp_path / "a") == tmp_path / "a"
+    assert new_folder(tmp_path / "b") == tmp_path / "b"
+    folder = PictureFolder(tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+    image = Image.new("RGB", (4, 4))
+    assert folder.add(image, "a_b", {"seed": 3}, "ü").name == "a_b_00000_3.png"
+    assert PictureFolder(tmp_path / "p").add(image, "c-d", {"seed": 4}, "").name == "c-d_00001_4.png"
+    with Image.open(tmp_path / "p/a_b_00000_3.png") as saved:
+        assert saved.text["parameters"] == "ü"

@@ -1,0 +1,116 @@
+"""The embedded model: recipe to weights at toy size, and the shipped folder."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from twinact.nano.data import described, features_pose, picture_batches, pose_features, trained_part
+from twinact.nano.fit import finished_steps, fit_module, schedule
+from twinact.nano.recipe import RECIPE, Fit
+from twinact.nano.tokenizer import build_tokenizer
+from twinact.nano.unet import _visit, build_scheduler
+from twinact.phrases import load_phrases
+from twinact.world.sampling import sample_free_pose
+
+
+def test_every_word_of_the_phrases_is_one_token() -> None:
+    tokenizer = build_tokenizer(32)
+    words = {word for phrase in load_phrases() for word in phrase.text.split()}
+    assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in words)
+    assert tokenizer.decode(tokenizer("zebra").input_ids, skip_special_tokens=True).strip() == "zebra"
+
+
+def test_longest_captions_fit_the_context() -> None:
+    tokenizer, part = build_tokenizer(RECIPE.max_tokens), trained_part(RECIPE)
+    lengths = [len(tokenizer(described(RECIPE, part, i).caption).input_ids) for i in range(2000)]
+    assert max(lengths) <= RECIPE.max_tokens
+
+
+def test_pose_features_round_trip() -> None:
+    for seed in range(20):
+        pose = sample_free_pose(np.random.default_rng(seed))
+        back = features_pose(pose_features(pose))
+        assert np.allclose(back.as_array(), pose.as_array(), atol=1e-3)
+
+
+def test_picture_number_i_does_not_depend_on_batches_or_workers() -> None:
+    part = trained_part(RECIPE)
+    whole = next(picture_batches(RECIPE, part, 6, 6, stream=1, workers=0))
+    later = next(picture_batches(RECIPE, part, 3, 6, stream=1, start=3, workers=1))
+    assert torch.equal(whole.images[3:], later.images)
+    assert whole.images.min() >= -1 and whole.images.max() <= 1
+    assert 0 < whole.masks.mean() < 0.6
+
+
+def test_every_picture_is_visited_once_an_epoch() -> None:
+    recipe = replace(RECIPE, distinct_pictures=100, unet=Fit(1000, 16, 1e-3))
+    seen = np.concatenate([_visit(recipe, step) for step in range(25)])
+    assert (np.bincount(seen, minlength=100) == 4).all()
+
+
+def test_scheduler_reaches_zero_signal() -> None:
+    assert float(build_scheduler().alphas_cumprod[-1]) == 0.0
+
+
+def _fit(module: nn.Module, folder: Path, fit: Fit) -> None:
+    def loss(step: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        return {"loss": (module(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    fit_module(module, loss, fit, folder, lambda _line: None)
+
+
+def test_fit_learns_and_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch) -> None:
+    fit = Fit(320, 8, 1e-1, ema_decay=0.5, warmup_steps=2)
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+    straight = fresh()
+    _fit(straight, tmp_path / "a", fit)
+    assert json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])["loss"] < 0.1
+
+    monkeypatch.setattr("twinact.nano.fit.CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+    stopped = fresh()
+    calls = 0
+
+    def failing(step: int) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 17:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        return {"loss": (stopped(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_module(stopped, failing, fit, tmp_path / "b", lambda _line: None)
+    assert finished_steps(tmp_path / "b") == 16
+    resumed = fresh()
+    _fit(resumed, tmp_path / "b", fit)
+    assert torch.equal(resumed.weight, straight.weight)
+
+
+def test_schedule_warms_up_and_ends_at_zero() -> None:
+    fit = Fit(1000, 1, 1.0, warmup_steps=10)
+    assert schedule(0, fit) == pytest.approx(0.1) and schedule(500, fit) == 1.0 and schedule(999, fit) < 0.01
+
+
+@pytest.mark.slow
+def test_whole_recipe_at_toy_size(tmp_path: Path) -> None:
+    from twinact.nano.train import train_nano
+
+    tiny = Fit(8, 4, 1e-3)
+    recipe = replace(
+        RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=tiny, unet=tiny, vision=tiny, encoder=tiny, judge=tiny
+    )
+    model = train_nano(recipe, tmp_path / "run", workers=0, report=lambda _line: None)
+    pipeline = DiffusionPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a robot kicking left", num_inference_steps=2, height=64, width=64).images[0].size == (64, 64)
