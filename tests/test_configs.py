@@ -25,7 +25,12 @@ def test_rate_is_the_methods_own_unless_given() -> None:
     coefficients = LearnConfig(name="leap").rate
     vectors = LearnConfig(name="leap", method="textual-inversion").rate
     assert coefficients > vectors > 0
-    assert LearnConfig(name="leap", learning_rate=1).rate == 1
+    assert LearnConfig(name="leap", learning_rate=1).rate == 1.0
+
+
+def test_whole_numbers_are_numbers() -> None:
+    config = LearnConfig.from_dict({"name": "leap", "prior_weight": 0, "learning_rate": 1})
+    assert json.dumps([config.prior_weight, config.learning_rate]) == "[0.0, 1.0]"
 
 
 @pytest.mark.parametrize(

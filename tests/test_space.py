@@ -36,7 +36,10 @@ def tables(widths=(24, 40), gains=(1.0, 30.0), words=(tuple(WORDS), tuple(WORDS)
     result = []
     for index, (width, gain, known) in enumerate(zip(widths, gains, words, strict=True)):
         tokenizer = tiny_tokenizer(known)
-        weight = gain * (torch.randn(len(tokenizer), width, generator=generator) + 0.5)
+        weight = torch.empty(len(tokenizer), width)
+        # Drawn by token, not by id: the trainer of the vocabulary numbers equally frequent pieces at random.
+        for _, token_id in sorted(tokenizer.get_vocab().items()):
+            weight[token_id] = gain * (torch.randn(width, generator=generator) + 0.5)
         result.append(TokenTable(f"encoder_{index}", tokenizer, weight))
     return result
 

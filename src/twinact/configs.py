@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, no_type_check
 
 from twinact.errors import ConfigError
 
@@ -24,6 +24,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{1,31}")
 _MAX_SEED = 2**53 - 1
 
 
+@no_type_check  # it checks its own types, in words for people, and must meet wrong ones to do so
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig:
     """How one action is learned from exemplars.
@@ -87,6 +88,9 @@ class LearnConfig:
         _check_number("similarity_weight", self.similarity_weight, 0.0, 1e6)
         _check_number("prior_weight", self.prior_weight, 0.0, 1e6)
         _check_number("noise_bias", self.noise_bias, 0.0, 1.0, high_open=True)
+        for name in ("learning_rate", "similarity_weight", "prior_weight", "noise_bias"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 are one setting
         if self.start is not None and (not isinstance(self.start, str) or not self.start.strip()):
             raise ConfigError(f"start {self.start!r} must be a phrase, e.g. 'jumping', or left out")
 
@@ -140,7 +144,10 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
 def _check_number(
     name: str, value: object, low: float, high: float, *, low_open: bool = False, high_open: bool = False
 ) -> None:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high or (low_open and value == low) or (high_open and value == high):
-        bounds = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-        raise ConfigError(f"{name} {value!r} must be a number in {bounds}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        above = value > low if low_open else value >= low
+        below = value < high if high_open else value <= high
+        if above and below:
+            return
+    bounds = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+    raise ConfigError(f"{name} {value!r} must be a number in {bounds}")

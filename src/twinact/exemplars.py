@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from twinact.errors import ConfigError, DataError
@@ -94,7 +94,9 @@ def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | 
 
     problems: list[str] = []
     given = _read_captions(folder, files, pictures, captions or {}, problems)
-    images, hashes, kept = [], [], []
+    images: list[Image.Image] = []
+    hashes: list[str] = []
+    kept: list[Path] = []
     for path in pictures:
         try:
             image, digest = _read_picture(path, size)
@@ -202,7 +204,7 @@ def _read_picture(path: Path, size: int) -> tuple[Image.Image, str]:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _UnusableError(f"has more than {MAX_PIXELS // 10**6} megapixels; save it smaller") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise _UnusableError(f"is not a {', '.join(FORMATS)} picture; convert or delete it") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
         raise _UnusableError(f"is broken ({error}); save it again or delete it") from error
@@ -210,7 +212,7 @@ def _read_picture(path: Path, size: int) -> tuple[Image.Image, str]:
 
 
 def _decode(data: bytes) -> Image.Image:
-    """Upright RGB pixels without metadata."""
+    """Upright RGB pixels."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -220,8 +222,9 @@ def _decode(data: bytes) -> Image.Image:
         if min(width, height) < MIN_SIDE_PIXELS:
             raise _UnusableError(f"has {width} × {height} pixels; the shorter side needs {MIN_SIDE_PIXELS} or more")
         # MPO is a JPEG that phones append a preview or depth map to; its first frame is the photograph.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise _UnusableError(f"is animated ({image.n_frames} frames); save one frame as a picture")
+        frames = getattr(image, "n_frames", 1)
+        if image.format != "MPO" and frames > 1:
+            raise _UnusableError(f"is animated ({frames} frames); save one frame as a picture")
         # Byte 24 of a PNG is its bit depth. Pillow opens 16-bit colour as 8-bit and clips 16-bit grey.
         if image.format == "PNG" and data[24] == 16:
             raise _UnusableError("has 16 bits a channel; save it with 8")
@@ -229,7 +232,7 @@ def _decode(data: bytes) -> Image.Image:
         if upright.has_transparency_data:
             layered = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-        return Image.fromarray(np.array(upright.convert("RGB")))
+        return upright.convert("RGB")
 
 
 def _fit_square(picture: Image.Image, size: int) -> Image.Image:

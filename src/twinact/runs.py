@@ -61,14 +61,14 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise DataError(f"run folder '{path}' is a file; give a folder")
         config_path = path / "config.json"
-        settings = json.loads(json.dumps(settings))  # tuples become lists, as they do on disk
+        wanted: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists, as they do on disk
         if config_path.is_file():
-            _check_same(path, _read_config(config_path), settings)
+            _check_same(path, _read_config(config_path), wanted)
             return cls(path, name)
         # Hidden names are left overs of a write that was killed, and of file managers.
         if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise DataError(f"run folder '{path}' is not empty and holds no run of twinact; give a new or empty folder")
-        content = {"kind": KIND, "version": VERSION, "settings": settings, "versions": dict(versions)}
+        content = {"kind": KIND, "version": VERSION, "settings": wanted, "versions": dict(versions)}
         atomic_write_bytes(config_path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
         return cls(path, name)
 

@@ -261,7 +261,7 @@ class ActionSpace:
             mask: Slots that the point has; None means all.
 
         Returns:
-            Up to k pairs (phrase, cosine in [-1, 1] to 5 decimals); fewer when fewer phrases share a slot with the point.
+            Up to k pairs (phrase, cosine to 5 decimals); fewer when fewer phrases share a slot with the point.
         """
         self._check_shape(u, "coefficients", (self.slots, self.rank))
         if k < 1:

@@ -22,13 +22,16 @@ from twinact.nano.data import POSE_FEATURES, features_pose, pose_features
 from twinact.nano.fit import finished_steps, fit_module
 from twinact.nano.recipe import Recipe
 from twinact.world.bodies import ACTORS
-from twinact.world.draw import draw
+from twinact.world.draw import draw, joints
 from twinact.world.places import PLACES
 from twinact.world.pose import Pose
 from twinact.world.sampling import sample_camera, sample_free_pose
 from twinact.world.scene import WORLD_VERSION, Scene
+from twinact.world.skeleton import JOINT_NAMES, limb_angles
 
 STREAM = 77
+# Of the pose features: sine and cosine of the rotation, clearance, torso and head.
+_WHOLE_BODY = 7
 
 
 @dataclass(frozen=True)
@@ -41,29 +44,45 @@ class Verdict:
 
 
 class Judges(nn.Module):
-    """One convolutional trunk with a grid of features, and a head each for pose, actor and place."""
+    """A convolutional network that finds the joints in heat maps, and reads the rest of the picture as a whole.
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 96, 160)) -> None:
+    Limb angles follow from the joints (soft arg-max of the heat maps: Sun et al., "Integral Human Pose Regression",
+    2018); the body's rotation, its height above the ground, face and hands are regressed, actor and place classified.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self.actors, self.places = tuple(ACTORS), tuple(PLACES)
-        layers: list[nn.Module] = []
-        previous = 3
-        for width in widths:
-            layers += [nn.Conv2d(previous, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
-            layers += [_Residual(width)]
-            previous = width
-        self.trunk = nn.Sequential(*layers)
-        flat = widths[-1] * 16
-        self.pose = nn.Sequential(nn.Linear(flat, 384), nn.ReLU(), nn.Linear(384, POSE_FEATURES))
+        self.fine = nn.Sequential(_conv(3, 32, 2), _conv(32, 64, 2), _Residual(64), _Residual(64))
+        self.middle = nn.Sequential(_conv(64, 96, 2), _Residual(96))
+        self.coarse = nn.Sequential(_conv(96, 160, 2), _Residual(160))
+        self.rise_middle = nn.Sequential(nn.Conv2d(160 + 96, 96, 1), _Residual(96))
+        self.rise_fine = nn.Sequential(nn.Conv2d(96 + 64, 64, 1), _Residual(64))
+        self.heat = nn.Conv2d(64, 4 * len(JOINT_NAMES), 1)
+        flat = 160 * 16
+        self.whole = nn.Sequential(nn.Linear(flat, 256), nn.ReLU(), nn.Linear(256, POSE_FEATURES))
         self.actor = nn.Sequential(nn.Linear(flat, 96), nn.ReLU(), nn.Linear(96, len(self.actors)))
         self.place = nn.Sequential(nn.Linear(flat, 96), nn.ReLU(), nn.Linear(96, len(self.places)))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (b, 3, h, w) in [-1, 1], any size; returns pose features (b, 25) and logits of actor and place."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pictures (b, 3, h, w) in [-1, 1], any size.
+
+        Returns:
+            Joint positions (b, 17, 2) in picture units, pose features (b, 25), logits of actor and of place.
+        """
         if images.shape[-1] != 64:
             images = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
-        features = self.trunk(images).flatten(1)
-        return self.pose(features), self.actor(features), self.place(features)
+        fine = self.fine(images)  # (b, 64, 16, 16)
+        middle = self.middle(fine)  # (b, 96, 8, 8)
+        coarse = self.coarse(middle)  # (b, 160, 4, 4)
+        risen = self.rise_middle(torch.cat([F.interpolate(coarse, scale_factor=2.0), middle], 1))
+        risen = self.rise_fine(torch.cat([F.interpolate(risen, scale_factor=2.0), fine], 1))
+        heat = F.pixel_shuffle(self.heat(risen), 2).float()  # (b, 17, 32, 32)
+        share = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])
+        centres = (torch.arange(heat.shape[-1], device=heat.device) + 0.5) / heat.shape[-1]
+        joints = torch.stack([(share.sum(2) * centres).sum(2), (share.sum(3) * centres).sum(2)], 2)
+        flat = coarse.flatten(1)
+        return joints, self.whole(flat), self.actor(flat), self.place(flat)
 
     @torch.no_grad()
     def judge(self, pictures: Sequence[Image.Image | np.ndarray]) -> list[Verdict]:
@@ -71,9 +90,11 @@ class Judges(nn.Module):
         stacked = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float()
         verdicts = []
         for chunk in (stacked / 127.5 - 1).split(128):
-            pose, actor, place = self(chunk)
-            for p, a, q in zip(pose.numpy(), actor.argmax(1).tolist(), place.argmax(1).tolist(), strict=True):
-                verdicts.append(Verdict(features_pose(p), self.actors[a], self.places[q]))
+            joints, features, actor, place = self(chunk)
+            rows = zip(
+                joints.numpy(), features.numpy(), actor.argmax(1).tolist(), place.argmax(1).tolist(), strict=True
+            )
+            verdicts += [Verdict(_read_pose(j, f), self.actors[a], self.places[p]) for j, f, a, p in rows]
         return verdicts
 
     def save(self, folder: Path) -> None:
@@ -102,12 +123,22 @@ class Judges(nn.Module):
         return judges.eval()
 
 
+def _read_pose(joints: np.ndarray, features: np.ndarray) -> Pose:
+    whole = features_pose(features)
+    points = {name: complex(*point) for name, point in zip(JOINT_NAMES, joints, strict=True)}
+    angles = limb_angles(points, whole.root_rotation)
+    return Pose.from_array(whole.with_values(angles).as_array())
+
+
+def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.ReLU())
+
+
 class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width),
+            _conv(width, width, 1), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width)
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,10 +149,11 @@ class _FreeScenes(Dataset):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
         scene = free_scene(np.random.default_rng([self.recipe.seed, STREAM, index]))
         return (
             draw(scene, self.recipe.image_size),
+            joints(scene).astype(np.float32),
             pose_features(scene.pose),
             list(ACTORS).index(scene.actor),
             list(PLACES).index(scene.place),
@@ -142,20 +174,23 @@ def train_judges(recipe: Recipe, folder: Path, workers: int, report: Callable[[s
     start = finished_steps(folder) * fit.batch_size
     indices = range(start, fit.steps * fit.batch_size)
     loader = iter(DataLoader(_FreeScenes(recipe), fit.batch_size, sampler=indices, num_workers=workers))
-    # Face and hand details are a few pixels; they must not outweigh the limbs.
-    weight = torch.ones(POSE_FEATURES)
-    weight[-10:] = 0.2
+    # Limb angles are read off the joints; of the features, the body's rotation, height and head matter most.
+    weight = torch.full((POSE_FEATURES,), 0.1)
+    weight[:_WHOLE_BODY] = 1.0
 
     def loss(step: int) -> dict[str, Tensor]:
-        pixels, pose, actor, place = next(loader)
+        pixels, positions, pose, actor, place = next(loader)
         images = augment(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.Generator().manual_seed(step))
         with torch.autocast(images.device.type, torch.bfloat16):
-            pose_out, actor_out, place_out = judges(images)
-        pose_loss = (weight * F.smooth_l1_loss(pose_out.float(), pose, beta=0.05, reduction="none")).mean()
-        actor_loss = F.cross_entropy(actor_out.float(), actor)
-        place_loss = F.cross_entropy(place_out.float(), place)
-        total = 10 * pose_loss + 0.3 * actor_loss + 0.3 * place_loss
-        return {"loss": total, "pose": pose_loss, "actor": actor_loss, "place": place_loss}
+            joints_out, pose_out, actor_out, place_out = judges(images)
+        terms = {
+            "joints": (joints_out - positions).abs().mean(),
+            "pose": (weight * F.smooth_l1_loss(pose_out.float(), pose, beta=0.05, reduction="none")).mean(),
+            "actor": F.cross_entropy(actor_out.float(), actor),
+            "place": F.cross_entropy(place_out.float(), place),
+        }
+        total = 20 * terms["joints"] + 3 * terms["pose"] + 0.2 * terms["actor"] + 0.1 * terms["place"]
+        return {"loss": total, **terms}
 
     fit_module(judges, loss, fit, folder, report)
     return judges

@@ -20,7 +20,7 @@ from twinact.errors import ConfigError, TwinactError
 class _Commands(TyperGroup):
     """Turns the errors that a person can cause into one line and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer does not export the class of its contexts
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -29,7 +29,6 @@ NewAction = Annotated[Path, typer.Option("--out", help="File of the new action; 
 
 
 def learn(
-    ctx: typer.Context,
     exemplars: Annotated[
         Path, typer.Argument(metavar="EXEMPLARS_DIR", help="Folder of pictures of the action, with captions.")
     ],
@@ -64,8 +63,8 @@ def learn(
     as_json: AsJson = False,
 ) -> None:
     """Learn the action that a folder of pictures shows. Stopped runs go on when the command is given again."""
-    # Parameters of the command are called as the settings are; those without a fixed default follow below.
-    given: dict[str, Any] = {field.name: ctx.params[field.name] for field in fields(LearnConfig)}
+    options = dict(locals())  # every setting is an option of its own name
+    given = {field.name: options[field.name] for field in fields(LearnConfig)}
     given["name"] = name or re.sub(r"[^a-z0-9_-]+", "-", exemplars.resolve().name.lower())
     if similarity_weight is None:
         del given["similarity_weight"]

@@ -34,7 +34,7 @@ class Dof:
 
 
 _SHOULDER = "0 hangs along the torso, 90 straight out to its own side, 180 straight up, negative across the body"
-_ELBOW = "0 straight; positive bends the forearm outwards and up, negative inwards (towards the body or the head)"
+_ELBOW = "0 straight; adds to the shoulder, so positive turns the forearm outwards and up, negative inwards and down"
 _HIP = "0 thigh straight down, 90 straight out to its own side, negative across the other leg"
 _KNEE = "0 straight; negative folds the shank inwards under the body, positive kicks it outwards"
 

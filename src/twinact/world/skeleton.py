@@ -4,7 +4,8 @@ Everything is computed with complex numbers x + iy, x right and y down, so that 
 in the picture by a. Lengths are in body heights.
 """
 
-from cmath import exp
+from cmath import exp, phase
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
 
@@ -106,6 +107,37 @@ def skeleton(pose: Pose, proportions: Proportions) -> dict[str, tuple[float, flo
     lowest = max(point.imag + flesh[name] for name, point in found.items())
     lift = lowest + pose.clearance * (body.thigh + body.shank)
     return {name: (found[name].real, found[name].imag - lift) for name in JOINT_NAMES}
+
+
+def limb_angles(joints: Mapping[str, complex], root_rotation: float) -> dict[str, float]:
+    """Inverse kinematics: the angles of torso, arms and legs that joint positions show.
+
+    Args:
+        joints: Position x + iy of the joints in any unit, x right and y down.
+        root_rotation: Rotation of the pelvis in degrees; hips are too close together to show it.
+
+    Returns:
+        ``torso_lean`` and the ``shoulder``, ``elbow``, ``hip`` and ``knee`` angles of both sides, in degrees.
+    """
+    root = exp(1j * _radians(root_rotation))
+    trunk = 1j * (joints["neck"] - joints["pelvis"])
+    found = {"torso_lean": _degrees(trunk / root)}
+    for side, sign in (("l_", 1), ("r_", -1)):
+        for frame, (start, middle, end), (upper, lower) in (
+            (trunk, ("shoulder", "elbow", "hand"), ("shoulder", "elbow")),
+            (root, ("hip", "knee", "foot"), ("hip", "knee")),
+        ):
+            first = joints[side + middle] - joints[side + start]
+            second = joints[side + end] - joints[side + middle]
+            raised = -sign * _degrees(first / (1j * frame))
+            # Limbs reach from well across the body to a little beyond straight up.
+            found[side + upper] = raised + 360.0 if raised < -110.0 else raised
+            found[side + lower] = -sign * _degrees(second / first)
+    return found
+
+
+def _degrees(direction: complex) -> float:
+    return phase(direction) * 180.0 / pi
 
 
 def _radians(degrees: float) -> float:

@@ -1,0 +1,100 @@
+"""Small charts as inline SVG: they scale, follow the page's colours, and a screen reader can read them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from twinact.bench.metrics import Share
+
+_WIDTH = 720
+_ROW = 20
+_LEFT, _RIGHT = 214, 150  # room for the labels on either side of the plot
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shares of several methods under one heading.
+
+    Attributes:
+        title: What is measured.
+        shares: (method, share), in the order of the methods everywhere on the page.
+    """
+
+    title: str
+    shares: Sequence[tuple[str, Share]]
+
+
+def forest(groups: Sequence[Group], label: str) -> str:
+    """Dots with whiskers from 0 to 100 %, a line a share; line i of a group has the class ``method-i``.
+
+    Args:
+        groups: At least one.
+        label: What the chart shows, for those who cannot see it.
+    """
+    plot = _WIDTH - _LEFT - _RIGHT
+    height = sum(_ROW * (len(group.shares) + 1.6) for group in groups) + 30
+    parts, y = [], 0.0
+    for percent in (0, 25, 50, 75, 100):
+        x = _LEFT + plot * percent / 100
+        parts.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{height - 24:.1f}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8:.1f}" text-anchor="middle">{percent} %</text>')
+    for group in groups:
+        y += 1.2 * _ROW
+        parts.append(f'<text class="group" x="0" y="{y:.1f}">{escape(group.title)}</text>')
+        for index, (name, share) in enumerate(group.shares):
+            y += _ROW
+            low, high = (_LEFT + plot * bound for bound in share.interval)
+            middle = f"{y - 4:.1f}"
+            parts.append(
+                f'<g class="method-{index}"><text class="label" x="{_LEFT - 14}" y="{y:.1f}" text-anchor="end">'
+                f'{escape(name)}</text><line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" '
+                f'y2="{middle}"/>'
+            )
+            if share.count:
+                parts.append(f'<circle cx="{_LEFT + plot * share.value:.1f}" cy="{middle}" r="5"/>')
+            parts.append(f'<text class="value" x="{_WIDTH - _RIGHT + 16}" y="{y:.1f}">{percent_text(share)}</text></g>')
+        y += 0.4 * _ROW
+    return _svg(_WIDTH, height, label, parts, "forest")
+
+
+def coefficients(components: Sequence[tuple[int, int, float]], label: str) -> str:
+    """Bars to both sides of zero, the largest first.
+
+    Args:
+        components: (slot, index, value in standard deviations of the phrases), at least one.
+        label: What the chart shows, for those who cannot see it.
+    """
+    width, row, left = 460, 26, 74
+    largest = max(max(abs(value) for _, _, value in components), 1e-9)
+    middle = left + (width - left) / 2
+    reach = (width - left) / 2 - 46  # leaves room for the numbers
+    height = row * len(components) + 8
+    parts = [f'<line class="axis" x1="{middle:.1f}" x2="{middle:.1f}" y1="0" y2="{height}"/>']
+    for line, (slot, index, value) in enumerate(components):
+        y, length = row * line + 5, reach * abs(value) / largest
+        sign, anchor, gap = ("plus", "start", 6) if value >= 0 else ("minus", "end", -6)
+        start = middle if value >= 0 else middle - length
+        end = middle + length if value >= 0 else middle - length
+        parts.append(
+            f'<text class="label" x="0" y="{y + 14}">{slot}:{index}</text>'
+            f'<rect class="{sign}" x="{start:.1f}" y="{y}" width="{length:.1f}" height="{row - 8}" rx="2"/>'
+            f'<text class="value" x="{end + gap:.1f}" y="{y + 14}" text-anchor="{anchor}">{_signed(value)}</text>'
+        )
+    return _svg(width, height, label, parts, "coefficients")
+
+
+def percent_text(share: Share) -> str:
+    """``"63 % [43, 79]"``, or a dash where nothing was counted."""
+    return str(share) if share.count else "–"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _svg(width: float, height: float, label: str, parts: Sequence[str], name: str) -> str:
+    return (
+        f'<svg class="{name}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+        + "".join(parts)
+        + "</svg>"
+    )

@@ -1,0 +1,372 @@
+"""A demo as one HTML page: nothing is loaded from anywhere, no scripts, every picture inside.
+
+Only makes text from records; where pictures and numbers come from is the business of `twinact.demo`.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+
+from twinact import __version__
+from twinact.action import Explanation
+from twinact.bench.metrics import Scores, Share
+from twinact.charts import Group, coefficients, forest, percent_text
+
+_MEASURES = (
+    ("joint", "Action and actor right", "Both of the next two in one picture: the number that counts."),
+    ("action", "Action right", "Every joint angle that makes the action lies within its tolerance."),
+    ("actor", "Actor right", "The actor of the prompt is seen."),
+    ("leak", "Exemplar's actor seen (less is better)", "An actor of the exemplars is seen instead."),
+    ("place", "Place right", "The place of the prompt is seen."),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judges see in a picture: the right action, the right actor, or an actor of the exemplars."""
+
+    action: bool
+    actor: bool
+    leak: bool
+
+    def __str__(self) -> str:
+        who = "actor right" if self.actor else "an exemplar's actor instead" if self.leak else "another actor"
+        return f"action {'right' if self.action else 'wrong'}, {who}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on the page.
+
+    Attributes:
+        png: The file.
+        alt: What it should show, for those who cannot see it.
+        seen: What the judges see in it, where they were asked.
+    """
+
+    png: bytes
+    alt: str
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method drew.
+
+    Attributes:
+        name: As it is called on the page.
+        how: One sentence on what it does.
+        pictures: A row an actor, a column a place, as in the report.
+        scores: Judged over all of them.
+    """
+
+    name: str
+    how: str
+    pictures: tuple[tuple[Picture, ...], ...]
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures of one prompt and seed, in which only the action changes.
+
+    Attributes:
+        title: What is changed.
+        text: What to look for.
+        labels: Under the columns.
+        rows: Pictures, a row an actor.
+    """
+
+    title: str
+    text: str
+    labels: tuple[str, ...]
+    rows: tuple[tuple[Picture, ...], ...]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report tells.
+
+    Attributes:
+        name: Of the action.
+        shown: The exemplars' actors with articles, as in "a panda".
+        exemplars: Pictures with their captions.
+        explanation: Where the action lies among the phrases.
+        phrase_count: Phrases that span the space.
+        map_png, scree_png: Pictures of the space.
+        actors, places: Row and column headings, as in "a robot" and "on the moon".
+        truths: What each actor should look like; drawn by the world, shown to no method.
+        methods: The learned action first, then what it is compared with.
+        ceiling: The judges' own numbers on true drawings of all prompts.
+        adjusting, combining: Strips.
+        settings, seconds, versions: How it was made: name to value, stage to seconds, package to version.
+        commands: Command lines, with what each does.
+    """
+
+    name: str
+    shown: tuple[str, ...]
+    exemplars: tuple[tuple[Picture, str], ...]
+    explanation: Explanation
+    phrase_count: int
+    map_png: bytes
+    scree_png: bytes
+    actors: tuple[str, ...]
+    places: tuple[str, ...]
+    truths: tuple[Picture, ...]
+    methods: tuple[MethodResult, ...]
+    ceiling: Scores
+    adjusting: tuple[Strip, ...]
+    combining: tuple[Strip, ...]
+    settings: Mapping[str, str]
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    commands: tuple[tuple[str, str], ...]
+
+
+def report_html(data: ReportData) -> str:
+    """The page."""
+    style = (resources.files("twinact") / "report.css").read_text(encoding="utf-8")
+    sections = (
+        _section("Exemplars", _exemplars(data)),
+        _section("Other actors, other places", _methods(data), wide=True),
+        _section("Judged", _numbers(data)),
+        _section("The action in the space", _space(data)),
+        _section("Adjusting", _strips(data.adjusting, "The same prompt and the same seed; only the action moves.")),
+        _section("Combining", _strips(data.combining, "Actions are points, so they can be added.")),
+        _section("How this was made", _making(data)),
+        _section("Limits", _limits(data)),
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>{escape(data.name)} · twinact</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<p class="brand">twinact <span>demo</span></p>
+<h1>{escape(lead(data))}</h1>
+<p class="verdict">{escape(result(data))}</p>
+</header>
+<main>
+{"".join(sections)}</main>
+<footer><p>twinact {escape(__version__)}</p></footer>
+</body>
+</html>
+"""
+
+
+def lead(data: ReportData) -> str:
+    """What was learned, and from what."""
+    return f"An action that no phrase names, learned from {len(data.exemplars)} pictures of {_and(data.shown)}"
+
+
+def result(data: ReportData) -> str:
+    """What came of it in words that follow from the numbers, whoever is ahead."""
+    ours, *rivals = data.methods
+    best = max(rivals, key=lambda rival: rival.scores.joint.value)
+    counts = " and ".join(f"{rival.scores.joint.successes} with {rival.name}" for rival in rivals)
+    share = ours.scores.joint
+    return (
+        f"Asked for {len(data.actors)} actors that the exemplars do not show, in {len(data.places)} places, "
+        f"{share.successes} of {share.count} pictures have both the action and the actor right; {counts}. "
+        + _comparison(ours.name, share, best.name, best.scores.joint)
+    )
+
+
+def _comparison(name: str, share: Share, rival_name: str, rival: Share) -> str:
+    few = f"{share.count} pictures of one action are too few to be sure of it"
+    if share.successes == rival.successes == 0:
+        return "So no method succeeded here."
+    if share.value == rival.value:
+        return f"So {name} and {rival_name} are level here."
+    ahead, behind = (name, rival_name) if share.value > rival.value else (rival_name, name)
+    apart = max(share.interval[0], rival.interval[0]) > min(share.interval[1], rival.interval[1])
+    if apart:
+        return f"So {ahead} is ahead of {behind} here, with 95 % intervals that do not overlap."
+    return f"So {ahead} is ahead of {behind} here, but the 95 % intervals overlap: {few}."
+
+
+def _section(title: str, body: str, *, wide: bool = False) -> str:
+    anchor = title.lower().replace(" ", "-").replace(",", "")
+    kind = ' class="wide"' if wide else ""
+    return f'<section id="{anchor}"{kind}>\n<h2>{escape(title)}</h2>\n{body}</section>\n'
+
+
+def _exemplars(data: ReportData) -> str:
+    figures = "".join(
+        f"<figure>{_img(picture)}<figcaption>{_caption(caption)}</figcaption></figure>"
+        for picture, caption in data.exemplars
+    )
+    return (
+        f"<p>All that was learned from. The captions name who and where, and leave only the action to "
+        f'<code>{escape("<act>")}</code>.</p>\n<div class="exemplars">{figures}</div>\n'
+    )
+
+
+def _caption(text: str) -> str:
+    return escape(text).replace("&lt;act&gt;", "<code>&lt;act&gt;</code>")
+
+
+def _methods(data: ReportData) -> str:
+    key = (
+        '<p>Equal prompts and equal seeds for all methods. The bar under each picture is what the judges see: '
+        '<span class="key"><i class="yes"></i> action right</span>, <span class="key"><i class="yes actor"></i> actor '
+        'right</span>, <span class="key"><i class="no"></i> wrong</span>, <span class="key"><i class="leak"></i> an '
+        "exemplar's actor instead</span>. The pictures beside the names are drawn by the world itself and show what is "
+        "asked for; no method saw them.</p>\n"
+    )
+    tables = "".join(_method_table(data, method, index) for index, method in enumerate(data.methods))
+    return f'{key}<div class="methods" style="--methods:{len(data.methods)}">{tables}</div>\n'
+
+
+def _method_table(data: ReportData, method: MethodResult, index: int) -> str:
+    head = "".join(f'<th scope="col">{escape(place)}</th>' for place in data.places)
+    rows = "".join(
+        f'<tr><th scope="row">{_img(truth)}<span>{escape(actor)}</span></th>'
+        + "".join(f"<td>{_judged(picture)}</td>" for picture in row)
+        + "</tr>"
+        for actor, truth, row in zip(data.actors, data.truths, method.pictures, strict=True)
+    )
+    joint = method.scores.joint
+    return (
+        f'<table class="method-{index}"><caption><strong>{escape(method.name)}</strong> '
+        f'<b>{joint.successes} of {joint.count}</b><span>{escape(method.how)}</span></caption>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _judged(picture: Picture) -> str:
+    if picture.seen is None:
+        return _img(picture)
+    action = "yes" if picture.seen.action else "no"
+    actor = "yes actor" if picture.seen.actor else "leak" if picture.seen.leak else "no"
+    bar = f'<span class="bar" title="{escape(str(picture.seen))}"><i class="{action}"></i><i class="{actor}"></i></span>'
+    return _img(picture) + bar
+
+
+def _numbers(data: ReportData) -> str:
+    rated = [(method.name, method.scores) for method in data.methods] + [("true drawings", data.ceiling)]
+    groups = [
+        Group(title, [(name, getattr(scores, field)) for name, scores in rated])
+        for field, title, _ in _MEASURES
+        if field != "place"
+    ]
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for _, title, _ in _MEASURES)
+    rows = "".join(
+        f'<tr class="method-{index}"><th scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{_share(getattr(scores, field))}</td>" for field, _, _ in _MEASURES)
+        + f"<td><b>{100 * scores.near:.0f} %</b></td></tr>"
+        for index, (name, scores) in enumerate(rated)
+    )
+    notes = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for _, title, text in _MEASURES)
+    return (
+        "<p>Judged by networks that were trained apart from everything the methods see or optimise. "
+        "“True drawings” are the world's own pictures of the same prompts: what the judges would say of a perfect "
+        "method. Whiskers and brackets are Wilson 95 % intervals.</p>\n"
+        f'<figure class="scroll">{forest(groups, "Judged shares of all methods; the table has the numbers")}</figure>\n'
+        '<div class="scroll"><table class="numbers"><caption>Pictures, share and 95 % interval</caption>'
+        f'<thead><tr><td></td>{head}<th scope="col">Joint angles right, on average</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>\n"
+        f"<details><summary>What is counted</summary><dl>{notes}</dl></details>\n"
+    )
+
+
+def _share(share: Share) -> str:
+    text = percent_text(share)
+    number, _, interval = text.partition(" [")
+    return f"<b>{number}</b> " + (f"<small>[{interval}</small>" if interval else "")
+
+
+def _space(data: ReportData) -> str:
+    explanation = data.explanation
+    largest = max((share for _, _, share in explanation.phrases), default=0.0) or 1.0
+    near = "".join(
+        f'<li><span>{escape(text)}</span><span class="meter"><i style="width:{100 * share / largest:.1f}%"></i></span>'
+        f"<span>{100 * share:.0f} % <small>cosine {similarity:.2f}</small></span></li>"
+        for text, similarity, share in explanation.phrases
+    )
+    chart = coefficients(explanation.components, "The largest coefficients; values in standard deviations of phrases")
+    outside = " That is further out than any phrase." if explanation.norm > explanation.largest_phrase_norm else ""
+    return (
+        f"<p>The space is spanned by {data.phrase_count} action phrases. The learned point lies "
+        f"{explanation.norm:.1f} times as far from their middle as a typical phrase does.{outside}</p>\n"
+        f'<div class="columns"><div><h3>Nearest phrases</h3><ol class="near">{near}</ol>'
+        "<p><small>Shares are the similarities made to sum to 100 %: a reading aid, not a decomposition.</small></p></div>"
+        f"<div><h3>Largest coefficients</h3>{chart}<p><small>slot:component, in standard deviations of the phrases."
+        f'</small></p></div></div>\n<div class="plots"><figure>{_plot(data.map_png, "Map of all phrases with the action")}'
+        "<figcaption>The phrases in the plane in which they differ most; the star is the learned action.</figcaption>"
+        f'</figure><figure>{_plot(data.scree_png, "Share of variance against components, for each slot")}'
+        "<figcaption>How many components hold how much of the phrases' variance.</figcaption></figure></div>\n"
+    )
+
+
+def _strips(strips: Sequence[Strip], text: str) -> str:
+    return f'<p>{escape(text)}</p>\n<div class="strips">' + "".join(_strip(strip) for strip in strips) + "</div>\n"
+
+
+def _strip(strip: Strip) -> str:
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in strip.labels)
+    rows = "".join("<tr>" + "".join(f"<td>{_img(picture)}</td>" for picture in row) + "</tr>" for row in strip.rows)
+    return (
+        f"<table><caption><strong>{escape(strip.title)}</strong><span>{escape(strip.text)}</span></caption>"
+        f"<tbody>{rows}</tbody><tfoot><tr>{head}</tr></tfoot></table>"
+    )
+
+
+def _making(data: ReportData) -> str:
+    total = sum(data.seconds.values())
+    stages = _pairs({**{name: f"{value:.1f} s" for name, value in data.seconds.items()}, "together": f"{total:.0f} s"})
+    commands = "\n\n".join(f"# {escape(what)}\n{escape(command)}" for what, command in data.commands)
+    return (
+        f'<div class="columns three"><div><h3>Settings</h3>{_pairs(data.settings)}</div>'
+        f"<div><h3>Time</h3>{stages}</div><div><h3>Versions</h3>{_pairs(data.versions)}</div></div>\n"
+        f"<h3>Commands</h3>\n<pre><code>{commands}</code></pre>\n"
+    )
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return '<dl class="pairs">' + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values.items()) + "</dl>"
+
+
+def _limits(data: ReportData) -> str:
+    count = data.methods[0].scores.joint.count
+    words = next((m for m in data.methods if m.name == "words"), None)
+    items = [
+        f"One action and {count} pictures a method: an example, not a benchmark. The intervals count pictures as if they "
+        "were independent, although those of one actor or place resemble each other.",
+        "The model is small and knows only a drawn world. What holds on it need not hold on photographs.",
+        "The actors asked for are known to the model; it is the pair of actor and action that is new.",
+        "The judges make mistakes of their own; the row “true drawings” says how many.",
+    ]
+    if words is not None:
+        items.append(
+            "The words were chosen with knowledge of the true joint angles, better than a person who sees only the "
+            "pictures could choose them. That favours words."
+        )
+    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>\n"
+
+
+def _img(picture: Picture) -> str:
+    alt = picture.alt if picture.seen is None else f"{picture.alt}; judged: {picture.seen}"
+    return f'<img src="{_data_url(picture.png)}" alt="{escape(alt)}">'
+
+
+def _plot(png: bytes, alt: str) -> str:
+    return f'<img class="plot" src="{_data_url(png)}" alt="{escape(alt)}" loading="lazy">'
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
