@@ -4,14 +4,12 @@ Everything is kept in one folder. The same call goes on where an earlier one sto
 that is there is not drawn again.
 """
 
-import hashlib
 import io
 import json
-import os
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,38 +23,34 @@ from PIL import Image
 from twinact import __version__
 from twinact.action import Action
 from twinact.backbones.base import Backbone
-from twinact.bench.judges import Judges, Verdict
-from twinact.bench.metrics import Asked, Scores, score
+from twinact.bench.judges import Judges
+from twinact.bench.metrics import Asked, score
 from twinact.bench.tasks import Ask, best_text
 from twinact.cli.terminal import progress, say
 from twinact.configs import LearnConfig
 from twinact.errors import ConfigError, DataError
-from twinact.exemplars import PLACEHOLDER
-from twinact.files import atomic_write_bytes, tensor_hash
+from twinact.exemplars import load_exemplars
+from twinact.files import atomic_write_bytes
 from twinact.nano import judges_dir
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.plots import map_png, scree_png
 from twinact.report import MethodResult, Picture, ReportData, Seen, Strip, report_html
-from twinact.sample import generate
+from twinact.shots import Sampler, Shot, StripPlan, adjust_strips, combine_strip, draw_shots, grid_asks, png_bytes, said
 from twinact.space import ActionSpace
-from twinact.train import TrainResult
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
-from twinact.world.captions import is_participle, with_article
+from twinact.world.captions import with_article
 from twinact.world.draw import draw
 from twinact.world.places import PLACES
 from twinact.world.pose import Pose
 from twinact.world.scene import Scene
-from twinact.world.splits import CUSTOM_ACTIONS, CustomAction, exemplar_scenes, write_exemplars
+from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
-DEMO_ACTION = "signpost"
-TOWARD = "arms stretched overhead"
-COMBINED = "squatting low"
 MARKER = "demo.json"
-REPORT = "report.html"
+DEMO_ACTION = "signpost"
 _KIND, _VERSION = "twinact-demo", 1
-_BATCH = 8
-_SEED = 1000  # of the first picture of the grids
+_NAMES = {"twinact": "TwinAct", "textual-inversion": "Textual Inversion"}
+_EXPLAINED = 8  # nearest phrases and largest coefficients that the report shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +64,33 @@ class DemoConfig:
         learn_steps: Optimiser steps of each learned method.
         draw_steps, guidance: Of the sampler.
         actors, places: Rows and columns of the grids.
+
+    Raises:
+        ConfigError: There is no such action.
     """
 
     action: str = DEMO_ACTION
-    toward: str = TOWARD
-    combined: str = COMBINED
+    toward: str = "raising both arms"
+    combined: str = "squatting low"
     learn_steps: int = LearnConfig.steps
-    draw_steps: int = 25
-    guidance: float = 4.0
+    draw_steps: int = Sampler.steps
+    guidance: float = Sampler.guidance
     actors: int = 6
     places: int = 4
 
+    def __post_init__(self) -> None:
+        if self.action not in CUSTOM_ACTIONS:
+            raise ConfigError(f"action {self.action!r} must be one of {', '.join(CUSTOM_ACTIONS)}")
+
 
 @dataclass(frozen=True)
-class Shot:
-    """One picture to draw: a prompt with the placeholder for `action`, or words alone."""
+class _Learned:
+    """What the learning stages left: the action, its space, free vectors, and a phrase as an action."""
 
-    prompt: str
-    seed: int
-    action: Action | None = None
+    ours: Action
+    space: ActionSpace
+    free: Action
+    phrase: Action
 
 
 def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
@@ -108,99 +110,114 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         KeyboardInterrupt: Stopped; run again to go on.
     """
     config = config or DemoConfig()
-    custom, report = CUSTOM_ACTIONS[config.action], out / REPORT
-    _check_folder(out)
+    read_marker(out)  # refuses a folder that is not ours before anything takes time
     say("opening nano, the embedded model")
     backbone = open_model()
     folder = DemoFolder(out, {**asdict(config), "model": backbone.model_id})
-    if report.is_file():
-        say(f"this demo is already done: {report}")
-        return report
-
-    if not (out / "exemplars" / "truth.json").is_file():  # written last
-        write_exemplars(custom, out / "exemplars", backbone.image_size, RECIPE.places)
-    learned = {name: _learn(backbone, folder, config, name) for name in ("twinact", "textual-inversion")}
-    space = ActionSpace.load(out / "learn-twinact" / SPACE_FILE)
-    ours, free = learned["twinact"].action, learned["textual-inversion"].action
+    if folder.report.is_file():
+        say(f"this demo is already done: {folder.report}")
+        return folder.report
+    custom = CUSTOM_ACTIONS[config.action]
+    if not (folder.exemplars / "truth.json").is_file():  # written last
+        write_exemplars(custom, folder.exemplars, backbone.image_size, RECIPE.places)
+    learned = _learn(backbone, folder, config)
 
     asked = grid_asks(custom, config.actors, config.places)
     words = best_text(custom, pairs=True)
     grids = {
-        "TwinAct": [Shot(ask.prompt, ask.seed, ours) for ask in asked],
+        "TwinAct": [Shot(ask.prompt, ask.seed, learned.ours) for ask in asked],
         "words": [Shot(said(ask.prompt, words), ask.seed) for ask in asked],
-        "Textual Inversion": [Shot(ask.prompt, ask.seed, free) for ask in asked],
+        "Textual Inversion": [Shot(ask.prompt, ask.seed, learned.free) for ask in asked],
     }
-    adjusting = adjust_strips(ours, space, asked, config)
-    combining = [combine_strip(ours, space, asked, config)]
-    every = [s for shots in grids.values() for s in shots]
-    every += [s for strip in (*adjusting, *combining) for row in strip.rows for s in row]
+    adjusting = adjust_strips(learned.ours, learned.space, asked, config.toward)
+    combining = [combine_strip(learned.ours, learned.phrase, config.combined, learned.space, asked)]
+    every = [shot for shots in grids.values() for shot in shots]
+    every += [shot for plan in (*adjusting, *combining) for row in plan.rows for shot in row]
     with folder.stage("drawing"), progress("drawing pictures") as advance:
-        pngs = dict(zip(every, draw_shots(backbone, every, out / "pictures", config, advance), strict=True))
-
+        sampler = Sampler(config.draw_steps, config.guidance)
+        drawn = dict(zip(every, draw_shots(backbone, every, folder.pictures, sampler, advance), strict=True))
     with folder.stage("judging"):
         judges = Judges.load(judges_dir())
-        truths = true_drawings(custom, asked, backbone.image_size)
+        truths = [true_drawing(ask.asked, ask.seed, backbone.image_size) for ask in asked]
+        ceiling = score(judges.judge(truths), [ask.asked for ask in asked])
+        how = {
+            "TwinAct": f"Vectors in the space of {len(learned.space.phrases)} phrases, learned from the exemplars.",
+            "words": f"Nothing is learned. The words nearest to the true pose: “{words}”.",
+            "Textual Inversion": "As many free vectors, learned with the same exemplars, steps and seed.",
+        }
         methods = tuple(
-            _method(name, words, [pngs[shot] for shot in shots], asked, judges, config.places)
+            judge_method(judges, name, how[name], [drawn[shot] for shot in shots], asked, config.places)
             for name, shots in grids.items()
         )
-        ceiling = score(judges.judge(truths), [ask.asked for ask in asked])
-    with folder.stage("report"):
-        headings = {phrase.text: phrase.heading for phrase in load_phrases()}
-        data = ReportData(
-            name=custom.name,
-            shown=tuple(map(with_article, custom.actors)),
-            exemplars=_exemplars(out / "exemplars"),
-            explanation=ours.explain(space, 8),
-            phrase_count=len(space.phrases),
-            map_png=map_png(space, headings, {custom.name: ours}),
-            scree_png=scree_png(space),
-            actors=tuple(with_article(ask.asked.actor) for ask in asked[:: config.places]),
-            places=tuple(PLACES[ask.asked.place].text for ask in asked[: config.places]),
-            truths=tuple(_truth(truths[i], asked[i]) for i in range(0, len(asked), config.places)),
-            methods=methods,
-            ceiling=ceiling,
-            adjusting=tuple(_strip(plan, pngs) for plan in adjusting),
-            combining=tuple(_strip(plan, pngs) for plan in combining),
-            settings=_settings(backbone, config, words, len(pngs)),
-            seconds=folder.seconds,
-            versions={name: version(name) for name in ("torch", "diffusers", "transformers")}
-            | {"twinact": __version__, "python": platform.python_version()},
-            commands=_commands(out, config, asked, ours),
-        )
-        atomic_write_bytes(report, report_html(data).encode())
+    say("writing the report")
+    headings = {phrase.text: phrase.heading for phrase in load_phrases()}
+    data = ReportData(
+        name=custom.name,
+        shown=tuple(map(with_article, custom.actors)),
+        exemplars=_exemplars(folder.exemplars, backbone.image_size),
+        explanation=learned.ours.explain(learned.space, _EXPLAINED),
+        phrase_count=len(learned.space.phrases),
+        map_png=map_png(learned.space, headings, {custom.name: learned.ours}),
+        scree_png=scree_png(learned.space),
+        actors=tuple(with_article(ask.asked.actor) for ask in asked[:: config.places]),
+        places=tuple(PLACES[ask.asked.place].text for ask in asked[: config.places]),
+        truths=tuple(
+            Picture(png_bytes(truth), f"what is asked for: {with_article(ask.asked.actor)} doing the action")
+            for truth, ask in zip(truths[:: config.places], asked[:: config.places], strict=True)
+        ),
+        methods=methods,
+        ceiling=ceiling,
+        adjusting=tuple(_strip(plan, drawn) for plan in adjusting),
+        combining=tuple(_strip(plan, drawn) for plan in combining),
+        settings=_settings(backbone, config, len(set(drawn.values()))),
+        seconds=folder.seconds,
+        versions={"twinact": __version__}
+        | {name: version(name) for name in ("torch", "diffusers", "transformers")}
+        | {"python": platform.python_version()},
+        commands=_commands(out, config, asked[0], adjusting[0].title.split()[-1]),
+    )
+    atomic_write_bytes(folder.report, report_html(data).encode())
     for method in methods:
         say(f"{method.name}: action and actor right in {method.scores.joint}")
-    say(f"report: {report}")
-    return report
+    say(f"report: {folder.report}")
+    return folder.report
 
 
 class DemoFolder:
-    """The folder of one demo, with its settings and the seconds that its stages took in ``demo.json``.
+    """The folder of one demo; settings, and the seconds that stages took, are in its ``demo.json``.
+
+    Args:
+        path: The folder; made if missing.
+        settings: All that decides the result, as JSON; must equal what the folder was begun with.
 
     Raises:
         ConfigError: The folder was begun with other settings.
         DataError: It holds something else, or cannot be written.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self._settings = settings
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self._marker, self._settings = path / MARKER, dict(settings)
+        self.report, self.exemplars, self.pictures = path / "report.html", path / "exemplars", path / "pictures"
+        self._path = path
         self.seconds: dict[str, float] = {}
-        found = _check_folder(path)
+        found = read_marker(path)
         if found is None:
             self._write()
             return
-        self.seconds = dict(found["seconds"])
         before = found["settings"]
         different = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
         if different:
             told = ", ".join(f"{key} was {before.get(key)!r} and is {settings.get(key)!r}" for key in different)
-            raise ConfigError(f"demo folder '{path}' was made with other settings: {told}; give a new folder")
+            raise ConfigError(f"demo folder '{path}' was begun with other settings: {told}; give a new folder")
+        self.seconds = found["seconds"]
+
+    def run(self, method: str) -> Path:
+        """The run folder of a method."""
+        return self._path / f"learn-{method}"
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the seconds inside to those of the stage, also when it is stopped half-way."""
+        """Adds the seconds spent inside to the stage, also when it is stopped half-way."""
         began = time.perf_counter()
         try:
             yield
@@ -210,93 +227,143 @@ class DemoFolder:
 
     def _write(self) -> None:
         content = {"kind": _KIND, "version": _VERSION, "settings": self._settings, "seconds": self.seconds}
-        atomic_write_bytes(self.path / MARKER, (json.dumps(content, indent=2) + "\n").encode())
+        atomic_write_bytes(self._marker, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _check_folder(path: Path) -> dict[str, Any] | None:
-    """What ``demo.json`` says, None for a new or empty folder; DataError for anything else."""
-    if path.exists() and not path.is_dir():
-        raise DataError(f"demo folder '{path}' is a file; give a new or empty folder")
-    if not path.is_dir() or not any(path.iterdir()):
+def read_marker(path: Path) -> dict[str, Any] | None:
+    """What ``demo.json`` in a folder says; None for a new or empty folder.
+
+    Raises:
+        DataError: The folder holds something else, or is a file.
+    """
+    # Hidden names are left overs of a write that was killed, and of file managers.
+    if not path.exists() or (path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())):
         return None
     try:
         found = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        if found["kind"] == _KIND and found["version"] == _VERSION and found.keys() >= {"settings", "seconds"}:
-            return dict(found)
+        if (found["kind"], found["version"]) == (_KIND, _VERSION):
+            return {"settings": dict(found["settings"]), "seconds": dict(found["seconds"])}
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise DataError(f"demo folder '{path}' is not empty and holds no demo of twinact; give a new or empty folder")
+        pass  # told below: whatever it is, it is not ours
+    what = "is not empty and holds no demo of this twinact" if path.is_dir() else "is a file"
+    raise DataError(f"demo folder '{path}' {what}; give a new or empty folder")
 
 
-def grid_asks(custom: CustomAction, actors: int, places: int) -> list[Ask]:
-    """Prompts for every pair of an actor and a place, row by row; only actors that the exemplars do not show.
+def true_drawing(asked: Asked, seed: int, size: int) -> Image.Image:
+    """What a picture should look like, drawn by the world.
 
-    Places that the exemplars do not show come first.
+    Args:
+        asked: Action, actor and place; joints that the action does not name are at ease.
+        seed: Of the details of the place.
+        size: Side in pixels.
     """
-    others = [actor for actor in RECIPE.actors if actor not in custom.actors]
-    chosen = [others[i * len(others) // actors] for i in range(actors)]
-    shown = {scene.place for scene in exemplar_scenes(custom, RECIPE.places)}
-    where = sorted(RECIPE.places, key=lambda place: place in shown)[:places]
-    return [
-        Ask(
-            f"{with_article(actor)} {PLACEHOLDER} {PLACES[place].text}",
-            _SEED + index,
-            Asked(custom.pose, actor, place, custom.actors),
+    pose = Pose().with_values({name: target.value for name, target in asked.action.targets.items()})
+    return Image.fromarray(draw(Scene(asked.actor, pose, asked.place, detail_seed=seed), size))
+
+
+def judge_method(
+    judges: Judges, name: str, how: str, pngs: Sequence[bytes], asked: Sequence[Ask], columns: int
+) -> MethodResult:
+    """Judge the pictures of one method, and lay them out.
+
+    Args:
+        judges: Of nano.
+        name, how: What the report calls the method, and says about it.
+        pngs: One picture for each of `asked`.
+        asked: Row by row.
+        columns: Pictures a row.
+    """
+    verdicts = judges.judge([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs])
+    pictures = []
+    for png, verdict, ask in zip(pngs, verdicts, asked, strict=True):
+        wanted = ask.asked
+        seen = Seen(
+            action=wanted.action.holds(verdict.pose),
+            actor=verdict.actor == wanted.actor,
+            leak=verdict.actor in wanted.leaked_actors,
         )
-        for index, (actor, place) in enumerate((actor, place) for actor in chosen for place in where)
-    ]
+        who = f"{with_article(wanted.actor)} {PLACES[wanted.place].text}"
+        pictures.append(Picture(png, f"{name}: {who}", seen))
+    rows = tuple(tuple(pictures[start : start + columns]) for start in range(0, len(pictures), columns))
+    return MethodResult(name, how, rows, score(verdicts, [ask.asked for ask in asked]))
 
 
-def said(prompt: str, words: str) -> str:
-    """A prompt with words for the action, joined to the actor as people do: "a fox jumping", "a fox with arms up"."""
-    return prompt.replace(PLACEHOLDER, words if is_participle(words) else f"with {words}")
+def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig) -> _Learned:
+    actions = {}
+    for method, title in _NAMES.items():
+        settings = LearnConfig(name=config.action, method=method, steps=config.learn_steps)
+        with folder.stage(f"learning, {title}"), progress(f"learning {config.action} with {title}") as advance:
+            actions[method] = learn(
+                folder.exemplars,
+                settings,
+                folder.run(method),
+                backbone=backbone,
+                encoder=action_encoder(),
+                progress=lambda record: advance(record.step, record.steps),
+            ).action
+    space = ActionSpace.load(folder.run("twinact") / SPACE_FILE)
+    point, mask = space.project_phrase(config.combined)
+    phrase = Action.from_coefficients(config.combined.replace(" ", "-"), space, point, mask=mask)
+    phrase.save(folder.run("twinact") / "phrase.action.safetensors")  # for the command that the report gives
+    return _Learned(actions["twinact"], space, actions["textual-inversion"], phrase)
 
 
-def draw_shots(
-    backbone: Backbone,
-    shots: Sequence[Shot],
-    folder: Path,
-    config: DemoConfig,
-    advance: Callable[[int, int], None] = lambda done, total: None,
-) -> list[bytes]:
-    """PNG files of all shots, drawn once and kept in `folder` under names that follow from what decides them."""
-    paths = [folder / f"{_key(backbone, shot, config)}.png" for shot in shots]
-    todo = {path: shot for path, shot in zip(paths, shots, strict=True) if not path.is_file()}
-    done = 0
-    for alone in (True, False):  # a prompt without placeholder may not be drawn together with vectors
-        missing = [(path, shot) for path, shot in todo.items() if (shot.action is None) == alone]
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
-            advance(done, len(todo))
-            for (path, _), image in zip(batch, _draw(backbone, [shot for _, shot in batch], config), strict=True):
-                atomic_write_bytes(path, _png(image))
-            done += len(batch)
-            advance(done, len(todo))
-    return [path.read_bytes() for path in paths]
-
-
-def _draw(backbone: Backbone, shots: Sequence[Shot], config: DemoConfig) -> list[Image.Image]:
-    """One batch; every action has a placeholder of its own, so that different ones are drawn together."""
-    prompts = [shot.prompt.replace(PLACEHOLDER, f"<act{i}>") for i, shot in enumerate(shots)]
-    vectors = {f"<act{i}>": shot.action.vectors for i, shot in enumerate(shots) if shot.action is not None}
-    return generate(
-        backbone,
-        prompts,
-        vectors,
-        seeds=[shot.seed for shot in shots],
-        steps=config.draw_steps,
-        guidance=config.guidance,
-        batch_size=_BATCH,
+def _exemplars(folder: Path, size: int) -> tuple[tuple[Picture, str], ...]:
+    data = load_exemplars(folder, size)
+    return tuple(
+        (Picture(path.read_bytes(), f"exemplar: {caption}"), caption)
+        for path, caption in zip(data.paths, data.captions, strict=True)
     )
 
 
-def _key(backbone: Backbone, shot: Shot, config: DemoConfig) -> str:
-    vectors = "" if shot.action is None else tensor_hash({str(i): v for i, v in enumerate(shot.action.vectors)})
-    facts = [backbone.model_id, shot.prompt, shot.seed, vectors, config.draw_steps, config.guidance]
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
+def _strip(plan: StripPlan, drawn: Mapping[Shot, bytes]) -> Strip:
+    rows = tuple(
+        tuple(
+            Picture(drawn[shot], f"{plan.title}, {label}: {shot.prompt}")
+            for shot, label in zip(row, plan.labels, strict=True)
+        )
+        for row in plan.rows
+    )
+    return Strip(plan.title, plan.text, plan.labels, rows)
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+def _settings(backbone: Backbone, config: DemoConfig, pictures: int) -> dict[str, str]:
+    learned = LearnConfig(name=config.action, steps=config.learn_steps)
+    free = LearnConfig(name=config.action, method="textual-inversion")
+    return {
+        "model": backbone.model_id,
+        "pictures": f"{pictures} of {backbone.image_size} × {backbone.image_size}",
+        "machine": f"{platform.machine()}, {backbone.device.type}, {torch.get_num_threads()} threads",
+        "learning": f"{learned.steps} steps of {learned.batch_size} pictures, {learned.slots} vectors",
+        "learning rates": f"{learned.rate:g}, Textual Inversion {free.rate:g}",
+        "similarity weight": f"{learned.similarity_weight:g}",
+        "prior weight": f"{learned.prior_weight:g}",
+        "seed": str(learned.seed),
+        "sampler": f"{type(backbone.pipeline().scheduler).__name__}, {config.draw_steps} steps",
+        "guidance": f"{config.guidance:g}",
+    }
+
+
+def _commands(out: Path, config: DemoConfig, first: Ask, component: str) -> tuple[tuple[str, str], ...]:
+    """Command lines with what they do, to be given in the folder that holds the demo's."""
+    root = shlex.quote(out.resolve().name)  # no path of this machine belongs on the page
+    name = config.action
+    action = f"{root}/learn-twinact/{name}.action.safetensors"
+    sampling = f"--steps {config.draw_steps} --guidance {config.guidance:g}"
+    return (
+        ("all of this page, in a new folder", "twinact demo --out another-demo"),
+        ("the action alone", f"twinact learn {root}/exemplars --name {name} --steps {config.learn_steps}"),
+        (
+            "the first picture of the first grid",
+            f"twinact generate {action} --prompt {shlex.quote(first.prompt)} --seed {first.seed} {sampling}",
+        ),
+        ("along a component", f"twinact adjust {action} --component {component} --amount 1.5 --out {name}-moved"),
+        (
+            "halfway towards a phrase",
+            f"twinact adjust {action} --toward {shlex.quote(config.toward)} --amount 0.5 --out {name}-toward",
+        ),
+        (
+            "two actions together",
+            f"twinact combine {action} {root}/learn-twinact/phrase.action.safetensors --out {name}-both",
+        ),
+    )

@@ -21,6 +21,8 @@ _MEASURES = (
     ("leak", "Exemplar's actor seen (less is better)", "An actor of the exemplars is seen instead."),
     ("place", "Place right", "The place of the prompt is seen."),
 )
+_MAP = "The phrases in the plane in which they differ most; the star is the learned action."
+_SCREE = "How many components hold how much of the phrases' variance."
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _caption(text: str) -> str:
 
 def _methods(data: ReportData) -> str:
     key = (
-        '<p>Equal prompts and equal seeds for all methods. The bar under each picture is what the judges see: '
+        "<p>Equal prompts and equal seeds for all methods. The bar under each picture is what the judges see: "
         '<span class="key"><i class="yes"></i> action right</span>, <span class="key"><i class="yes actor"></i> actor '
         'right</span>, <span class="key"><i class="no"></i> wrong</span>, <span class="key"><i class="leak"></i> an '
         "exemplar's actor instead</span>. The pictures beside the names are drawn by the world itself and show what is "
@@ -239,7 +241,7 @@ def _method_table(data: ReportData, method: MethodResult, index: int) -> str:
     joint = method.scores.joint
     return (
         f'<table class="method-{index}"><caption><strong>{escape(method.name)}</strong> '
-        f'<b>{joint.successes} of {joint.count}</b><span>{escape(method.how)}</span></caption>'
+        f"<b>{joint.successes} of {joint.count}</b><span>{escape(method.how)}</span></caption>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
@@ -249,7 +251,9 @@ def _judged(picture: Picture) -> str:
         return _img(picture)
     action = "yes" if picture.seen.action else "no"
     actor = "yes actor" if picture.seen.actor else "leak" if picture.seen.leak else "no"
-    bar = f'<span class="bar" title="{escape(str(picture.seen))}"><i class="{action}"></i><i class="{actor}"></i></span>'
+    bar = (
+        f'<span class="bar" title="{escape(str(picture.seen))}"><i class="{action}"></i><i class="{actor}"></i></span>'
+    )
     return _img(picture) + bar
 
 
@@ -300,12 +304,11 @@ def _space(data: ReportData) -> str:
         f"<p>The space is spanned by {data.phrase_count} action phrases. The learned point lies "
         f"{explanation.norm:.1f} times as far from their middle as a typical phrase does.{outside}</p>\n"
         f'<div class="columns"><div><h3>Nearest phrases</h3><ol class="near">{near}</ol>'
-        "<p><small>Shares are the similarities made to sum to 100 %: a reading aid, not a decomposition.</small></p></div>"
-        f"<div><h3>Largest coefficients</h3>{chart}<p><small>slot:component, in standard deviations of the phrases."
-        f'</small></p></div></div>\n<div class="plots"><figure>{_plot(data.map_png, "Map of all phrases with the action")}'
-        "<figcaption>The phrases in the plane in which they differ most; the star is the learned action.</figcaption>"
-        f'</figure><figure>{_plot(data.scree_png, "Share of variance against components, for each slot")}'
-        "<figcaption>How many components hold how much of the phrases' variance.</figcaption></figure></div>\n"
+        "<p><small>Shares are the similarities made to sum to 100 %: a reading aid, not a decomposition.</small></p>"
+        f"</div><div><h3>Largest coefficients</h3>{chart}"
+        "<p><small>slot:component, in standard deviations of the phrases.</small></p></div></div>\n"
+        f'<div class="plots">{_plot(data.map_png, "Map of all phrases with the action", _MAP)}'
+        f"{_plot(data.scree_png, 'Share of variance against components, for each slot', _SCREE)}</div>\n"
     )
 
 
@@ -334,15 +337,17 @@ def _making(data: ReportData) -> str:
 
 
 def _pairs(values: Mapping[str, str]) -> str:
-    return '<dl class="pairs">' + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values.items()) + "</dl>"
+    return (
+        '<dl class="pairs">' + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values.items()) + "</dl>"
+    )
 
 
 def _limits(data: ReportData) -> str:
     count = data.methods[0].scores.joint.count
     words = next((m for m in data.methods if m.name == "words"), None)
     items = [
-        f"One action and {count} pictures a method: an example, not a benchmark. The intervals count pictures as if they "
-        "were independent, although those of one actor or place resemble each other.",
+        f"One action and {count} pictures a method: an example, not a benchmark. The intervals count pictures as if "
+        "they were independent, although those of one actor or place resemble each other.",
         "The model is small and knows only a drawn world. What holds on it need not hold on photographs.",
         "The actors asked for are known to the model; it is the pair of actor and action that is new.",
         "The judges make mistakes of their own; the row “true drawings” says how many.",
@@ -360,8 +365,11 @@ def _img(picture: Picture) -> str:
     return f'<img src="{_data_url(picture.png)}" alt="{escape(alt)}">'
 
 
-def _plot(png: bytes, alt: str) -> str:
-    return f'<img class="plot" src="{_data_url(png)}" alt="{escape(alt)}" loading="lazy">'
+def _plot(png: bytes, alt: str, text: str) -> str:
+    return (
+        f'<figure><img class="plot" src="{_data_url(png)}" alt="{escape(alt)}">'
+        f"<figcaption>{escape(text)}</figcaption></figure>"
+    )
 
 
 def _data_url(png: bytes) -> str:

@@ -73,7 +73,7 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder for the report.
     """Learn actions on nano and write a report. A few minutes on two cores."""
     from twinact.demo import run_demo
 
-    run_demo(out)
+    typer.echo(run_demo(out))
 
 
 app.add_typer(space.app, name="space")

@@ -39,12 +39,10 @@ def exemplars(
     """Draw the exemplar folders of all custom actions, with captions and the true poses."""
     new_folder(out)
     from twinact.nano.recipe import RECIPE
-    from twinact.world.places import PLACES
     from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
-    places = tuple(PLACES)[: RECIPE.places]  # those that nano knows
     for action in CUSTOM_ACTIONS.values():
-        write_exemplars(action, out / action.name, size or RECIPE.image_size, places)
+        write_exemplars(action, out / action.name, size or RECIPE.image_size, RECIPE.places)
         typer.echo(out / action.name)
 
 

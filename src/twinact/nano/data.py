@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from twinact.nano.recipe import Recipe
-from twinact.world.draw import draw, figure_mask
+from twinact.world.draw import draw, figure_mask, joints
 from twinact.world.pose import DOF_NAMES, DOFS, Pose
 from twinact.world.sampling import Described, Part, sample_described
+from twinact.world.scene import Scene
+from twinact.world.skeleton import JOINT_NAMES
 
 _LOW = np.array([d.low for d in DOFS.values()])
 _HIGH = np.array([d.high for d in DOFS.values()])
@@ -39,6 +41,28 @@ def features_pose(features: np.ndarray) -> Pose:
 
 POSE_FEATURES = len(DOF_NAMES) + 1
 
+_SEGMENTS = tuple(
+    pair
+    for pair in (
+        ("pelvis", "neck"), ("neck", "head"),
+        *((f"{s}_{a}", f"{s}_{b}") for s in "lr" for a, b in (("shoulder", "elbow"), ("elbow", "hand"))),
+        *((f"{s}_{a}", f"{s}_{b}") for s in "lr" for a, b in (("hip", "knee"), ("knee", "foot"), ("foot", "toe"))),
+    )
+)  # fmt: skip
+DIRECTION_FEATURES = 2 * len(_SEGMENTS) + 3
+
+
+def direction_features(scene: Scene) -> np.ndarray:
+    """What a picture shows of the action: the unit vector of every segment of the body, turn and nod of the head, and
+    the height above the ground, 27 numbers in [-1, 1]. Directions do not depend on the proportions of the actor.
+    """
+    points = dict(zip(JOINT_NAMES, joints(scene), strict=True))
+    vectors = np.stack([points[end] - points[start] for start, end in _SEGMENTS])
+    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    pose = scene.pose
+    rest = (pose.head_turn / 90, pose.head_nod / 45, pose.clearance)
+    return np.concatenate([directions.ravel(), rest]).astype(np.float32)
+
 
 def described(recipe: Recipe, part: Part, index: int, stream: int = 0) -> Described:
     """Scene and caption number `index` of a stream (streams are independent; each trained part has its own)."""
@@ -54,9 +78,9 @@ class PictureBatch:
     scenes: list[Described]
 
     @property
-    def poses(self) -> Tensor:
-        """Pose features (b, 25)."""
-        return torch.from_numpy(np.stack([pose_features(d.scene.pose) for d in self.scenes]))
+    def directions(self) -> Tensor:
+        """Direction features (b, 27)."""
+        return torch.from_numpy(np.stack([direction_features(item.scene) for item in self.scenes]))
 
 
 class _Pictures(Dataset):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twinact.encoders.head import EncoderConfig, LatentActionEncoder, degrade
-from twinact.nano.data import POSE_FEATURES, picture_batches, trained_part
+from twinact.nano.data import DIRECTION_FEATURES, picture_batches, trained_part
 from twinact.nano.fit import finished_steps, fit_module
 from twinact.nano.recipe import Recipe
 
@@ -21,7 +21,7 @@ def train_encoder(
 ) -> LatentActionEncoder:
     """Train to read the pose from latents that are noisy and blurred as a denoiser's early estimates are."""
     torch.manual_seed(recipe.seed)
-    encoder = LatentActionEncoder(EncoderConfig(recipe.latent_channels, POSE_FEATURES))
+    encoder = LatentActionEncoder(EncoderConfig(recipe.latent_channels, DIRECTION_FEATURES))
     part, fit = trained_part(recipe), recipe.encoder
     start = finished_steps(folder) * fit.batch_size
     batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
@@ -34,8 +34,8 @@ def train_encoder(
             latents = degrade(latents, generator)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
             pose = encoder.pose(encoder.encode(latents))
-        error = F.smooth_l1_loss(pose.float(), batch.poses, beta=0.1)
-        return {"loss": error, "mean_error": (pose.float() - batch.poses).abs().mean().detach()}
+        error = F.smooth_l1_loss(pose.float(), batch.directions, beta=0.1)
+        return {"loss": error, "mean_error": (pose.float() - batch.directions).abs().mean().detach()}
 
     fit_module(encoder, loss, fit, folder, report)
     return encoder

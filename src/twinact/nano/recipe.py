@@ -65,9 +65,9 @@ class Recipe:
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(30_000, 12, 1.5e-3, weight_decay=0.0))
     unet: Fit = field(default_factory=lambda: Fit(180_000, 32, 8e-4))
-    vision: Fit = field(default_factory=lambda: Fit(100_000, 128, 1e-3))
-    encoder: Fit = field(default_factory=lambda: Fit(150_000, 128, 2e-3))
-    judge: Fit = field(default_factory=lambda: Fit(150_000, 64, 2e-3))
+    vision: Fit = field(default_factory=lambda: Fit(60_000, 128, 1e-3))
+    encoder: Fit = field(default_factory=lambda: Fit(80_000, 128, 2e-3))
+    judge: Fit = field(default_factory=lambda: Fit(120_000, 64, 2e-3))
 
 
 RECIPE = Recipe()

@@ -128,7 +128,7 @@ def _save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
     for module in modules:
         module.float()
-    # transformers loads in the precision that the config names, diffusers in float32: name float32, or they would clash.
+    # transformers loads in the precision that the config names, diffusers in float32; the two must not clash.
     for path in folder.glob("*_encoder/config.json"):
         config = json.loads(path.read_text())
         if "dtype" in config:
