@@ -9,8 +9,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
-from tiny import tiny_sd
 
+from tiny import tiny_sd
 from twinact.backbones import load
 from twinact.backbones.base import Backbone
 from twinact.backbones.noising import DDPMNoising

@@ -10,10 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tiny import tiny_sd
+from twinact import workflow
 from twinact.action import Action
 from twinact.cli import app
+from twinact.configs import LearnConfig
 from twinact.outputs import PictureFolder, new_file, new_folder
 from twinact.space import ActionSpace
+from twinact.train import StepRecord
 
 PHRASES = "# Body\njumping\njumping in the park\na red dress\nin the city\non the moon\nwith a cat\na dog in the park\n"
 PROMPT = "a robot <act> on the moon"
@@ -158,6 +161,21 @@ class TestLearn:
         message = refused("adjust", "runs/plain/plain.action.safetensors", "--component", "0:0", "--amount", "1",
                           "--out", "moved", code=2)  # fmt: skip
         assert "no coefficients" in message
+
+    def test_a_stopped_run_goes_on_to_the_same_action(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
+        def stop(record: StepRecord) -> None:
+            if record.step == 2:
+                raise KeyboardInterrupt
+
+        config = LearnConfig(name="leap", steps=4, similarity_weight=0.0)
+        with pytest.raises(KeyboardInterrupt):
+            workflow.learn(exemplars, config, "stopped", backbone=workflow.open_model(model), progress=stop)
+        command = ("learn", exemplars, "--model", model, "--steps", "4", "--json")
+        assert json.loads(done(*command, "--out", "stopped").stdout)["resumed_from"] == 2
+        done(*command, "--out", "whole")
+        stopped, whole = (Action.load(f"{run}/leap.action.safetensors") for run in ("stopped", "whole"))
+        assert stopped.coefficients.equal(whole.coefficients)
+        assert stopped.space_hash == whole.space_hash
 
     def test_other_settings_in_the_same_folder_are_refused(
         self, model: Path, exemplars: Path, space: Path, learned: Path

@@ -1,6 +1,8 @@
 """The embedded model: recipe to weights at toy size, and the shipped folder."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,16 @@ def test_every_word_of_the_phrases_is_one_token() -> None:
     words = {word for phrase in load_phrases() for word in phrase.text.split()}
     assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in words)
     assert tokenizer.decode(tokenizer("zebra").input_ids, skip_special_tokens=True).strip() == "zebra"
+
+
+def test_tokenizer_is_the_same_in_every_process() -> None:
+    # The text tower is trained in one process and used in another; ids that differ would silently swap words.
+    code = "from twinact.nano.tokenizer import build_tokenizer as b; print(sorted(b(32).get_vocab().items()))"
+    outputs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert outputs == {str(sorted(build_tokenizer(32).get_vocab().items())) + "\n"}
 
 
 def test_longest_captions_fit_the_context() -> None:

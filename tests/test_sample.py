@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_sd
 
+from tiny import tiny_sd
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.errors import ConfigError, DataError

@@ -1,38 +1,24 @@
 """Real pipelines at the smallest sizes that still have every part; their weights are the same in every run."""
 
-import json
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from twinact.nano.tokenizer import train_tokenizer
 
 WORDS = (
     "a", "an", "the", "in", "on", "with", "of", "photo", "picture", "robot", "cat", "dog", "woman", "man",
     "park", "city", "moon", "red", "dress", "jumping",
 )  # fmt: skip
 MAX_LENGTH = 24
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def tiny_tokenizer(words: Sequence[str] = WORDS) -> CLIPTokenizer:
     """A CLIP tokenizer that knows each of the words as one token and spells everything else in bytes."""
-    clip = CLIPTokenizer()
-    trained = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    trained.normalizer = clip.backend_tokenizer.normalizer
-    trained.pre_tokenizer = clip.backend_tokenizer.pre_tokenizer
-    trainer = BpeTrainer(vocab_size=100_000, end_of_word_suffix="</w>", show_progress=False)
-    trained.train_from_iterator(words, trainer)
-    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
-    alphabet = sorted(ByteLevel.alphabet())
-    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(merge) for merge in merges), BEGIN, END]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    return train_tokenizer(words, MAX_LENGTH)
 
 
 def tiny_sd(

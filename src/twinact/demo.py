@@ -301,6 +301,7 @@ def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig) -> _Learn
                 encoder=action_encoder(),
                 progress=lambda record: advance(record.step, record.steps),
             ).action
+            advance(config.learn_steps, config.learn_steps)  # a finished run takes no step
     space = ActionSpace.load(folder.run("twinact") / SPACE_FILE)
     point, mask = space.project_phrase(config.combined)
     phrase = Action.from_coefficients(config.combined.replace(" ", "-"), space, point, mask=mask)

@@ -154,9 +154,12 @@ def report_html(data: ReportData) -> str:
 </head>
 <body>
 <header>
+<div>
 <p class="brand">twinact <span>demo</span></p>
 <h1>{escape(lead(data))}</h1>
 <p class="verdict">{escape(result(data))}</p>
+</div>
+{_hero(data)}
 </header>
 <main>
 {"".join(sections)}</main>
@@ -197,6 +200,14 @@ def _comparison(name: str, share: Share, rival_name: str, rival: Share) -> str:
     return f"So {ahead} is ahead of {behind} here, but the 95 % intervals overlap: {few}."
 
 
+def _hero(data: ReportData) -> str:
+    """The first place of every actor: nobody chose the best ones."""
+    ours = data.methods[0]
+    pictures = "".join(_img(row[0]) for row in ours.pictures)
+    text = f"{ours.name}'s pictures {data.places[0]}, good and bad"
+    return f"<figure><div>{pictures}</div><figcaption>{escape(text)}</figcaption></figure>"
+
+
 def _section(title: str, body: str, *, wide: bool = False) -> str:
     anchor = title.lower().replace(" ", "-").replace(",", "")
     kind = ' class="wide"' if wide else ""
@@ -223,17 +234,19 @@ def _methods(data: ReportData) -> str:
         "<p>Equal prompts and equal seeds for all methods. The bar under each picture is what the judges see: "
         '<span class="key"><i class="yes"></i> action right</span>, <span class="key"><i class="yes actor"></i> actor '
         'right</span>, <span class="key"><i class="no"></i> wrong</span>, <span class="key"><i class="leak"></i> an '
-        "exemplar's actor instead</span>. The pictures beside the names are drawn by the world itself and show what is "
-        "asked for; no method saw them.</p>\n"
+        "exemplar's actor instead</span>. The first column is drawn by the world itself and shows what is asked for; "
+        "no method saw it.</p>\n"
     )
     tables = "".join(_method_table(data, method, index) for index, method in enumerate(data.methods))
-    return f'{key}<div class="methods" style="--methods:{len(data.methods)}">{tables}</div>\n'
+    # The first table has a column more, and all pictures should be of one size.
+    tracks = " ".join(f"{len(data.places) + (i == 0)}fr" for i in range(len(data.methods)))
+    return f'{key}<div class="methods" style="--tracks:{tracks}">{tables}</div>\n'
 
 
 def _method_table(data: ReportData, method: MethodResult, index: int) -> str:
     head = "".join(f'<th scope="col">{escape(place)}</th>' for place in data.places)
     rows = "".join(
-        f'<tr><th scope="row">{_img(truth)}<span>{escape(actor)}</span></th>'
+        f'<tr><th scope="row">{_img(truth)}<span title="{escape(actor)}">{escape(actor)}</span></th>'
         + "".join(f"<td>{_judged(picture)}</td>" for picture in row)
         + "</tr>"
         for actor, truth, row in zip(data.actors, data.truths, method.pictures, strict=True)
@@ -242,7 +255,7 @@ def _method_table(data: ReportData, method: MethodResult, index: int) -> str:
     return (
         f'<table class="method-{index}"><caption><strong>{escape(method.name)}</strong> '
         f"<b>{joint.successes} of {joint.count}</b><span>{escape(method.how)}</span></caption>"
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<thead><tr><th scope="col">asked for</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )
 
 
@@ -277,7 +290,7 @@ def _numbers(data: ReportData) -> str:
         "“True drawings” are the world's own pictures of the same prompts: what the judges would say of a perfect "
         "method. Whiskers and brackets are Wilson 95 % intervals.</p>\n"
         f'<figure class="scroll">{forest(groups, "Judged shares of all methods; the table has the numbers")}</figure>\n'
-        '<div class="scroll"><table class="numbers"><caption>Pictures, share and 95 % interval</caption>'
+        f'<div class="scroll"><table class="numbers"><caption>{data.ceiling.joint.count} pictures a row: share and 95 % interval</caption>'
         f'<thead><tr><td></td>{head}<th scope="col">Joint angles right, on average</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>\n"
         f"<details><summary>What is counted</summary><dl>{notes}</dl></details>\n"

@@ -165,20 +165,21 @@ def draw_shots(
         shots: What to draw.
         folder: Where pictures are kept, under names that follow from all that decides them.
         sampler: How.
-        advance: Called with (drawn, to draw).
+        advance: Called with (pictures there, pictures in all).
     """
     paths = [folder / f"{_key(backbone, shot, sampler)}.png" for shot in shots]
     todo = {path: shot for path, shot in zip(paths, shots, strict=True) if not path.is_file()}
-    done = 0
+    total = len(set(paths))
+    done = total - len(todo)
+    advance(done, total)
     for words_alone in (True, False):  # a prompt without placeholder may not be drawn together with vectors
         missing = [(path, shot) for path, shot in todo.items() if (shot.action is None) == words_alone]
         for start in range(0, len(missing), _BATCH):
-            advance(done, len(todo))
             batch = missing[start : start + _BATCH]
             for (path, _), image in zip(batch, _draw(backbone, [shot for _, shot in batch], sampler), strict=True):
                 atomic_write_bytes(path, png_bytes(image))
             done += len(batch)
-    advance(done, len(todo))
+            advance(done, total)
     return [path.read_bytes() for path in paths]
 
 

@@ -60,9 +60,9 @@ class Judges(nn.Module):
         self.rise_fine = nn.Sequential(nn.Conv2d(96 + 64, 64, 1), _Residual(64))
         self.heat = nn.Conv2d(64, 4 * len(JOINT_NAMES), 1)
         flat = 160 * 16
-        self.whole = nn.Sequential(nn.Linear(flat, 256), nn.ReLU(), nn.Linear(256, POSE_FEATURES))
-        self.actor = nn.Sequential(nn.Linear(flat, 96), nn.ReLU(), nn.Linear(96, len(self.actors)))
-        self.place = nn.Sequential(nn.Linear(flat, 96), nn.ReLU(), nn.Linear(96, len(self.places)))
+        self.whole = nn.Sequential(nn.Linear(flat, 256), nn.GELU(), nn.Linear(256, POSE_FEATURES))
+        self.actor = nn.Sequential(nn.Linear(flat, 96), nn.GELU(), nn.Linear(96, len(self.actors)))
+        self.place = nn.Sequential(nn.Linear(flat, 96), nn.GELU(), nn.Linear(96, len(self.places)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pictures (b, 3, h, w) in [-1, 1], any size.
@@ -189,7 +189,7 @@ def train_judges(recipe: Recipe, folder: Path, workers: int, report: Callable[[s
             "actor": F.cross_entropy(actor_out.float(), actor),
             "place": F.cross_entropy(place_out.float(), place),
         }
-        total = 20 * terms["joints"] + 3 * terms["pose"] + 0.2 * terms["actor"] + 0.1 * terms["place"]
+        total = 20 * terms["joints"] + 3 * terms["pose"] + 0.5 * terms["actor"] + 0.1 * terms["place"]
         return {"loss": total, **terms}
 
     fit_module(judges, loss, fit, folder, report)

@@ -67,7 +67,7 @@ class Recipe:
     unet: Fit = field(default_factory=lambda: Fit(180_000, 32, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(60_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(80_000, 128, 2e-3))
-    judge: Fit = field(default_factory=lambda: Fit(120_000, 64, 2e-3))
+    judge: Fit = field(default_factory=lambda: Fit(120_000, 64, 1.5e-3))
 
 
 RECIPE = Recipe()

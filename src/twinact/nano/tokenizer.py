@@ -1,5 +1,8 @@
 """The CLIP tokenizer of nano, trained on the words of the world's captions."""
 
+import json
+from collections.abc import Iterable
+
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Whitespace
@@ -16,35 +19,48 @@ _EXTRA_WORDS = "a an the and while with who is are of in on at someone person fi
 
 
 def build_tokenizer(max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the 832 phrases, the actors and the places is one token.
-
-    Other words still work: they are spelled out in bytes, as in any byte-level BPE.
+    """The tokenizer of nano: every word of the 832 phrases, the actors and the places is one token.
 
     Args:
         max_tokens: Context length, with the two special tokens.
     """
     texts = [phrase.text for phrase in load_phrases()] + list(ACTORS) + [place.text for place in PLACES.values()]
-    words = sorted({word for text in (*texts, *MEDIA, _EXTRA_WORDS) for word in text.split()})
+    return train_tokenizer({word for text in (*texts, *MEDIA, _EXTRA_WORDS) for word in text.split()}, max_tokens)
+
+
+def train_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows each of `words` as one token; all others are spelled out in bytes.
+
+    Equal words give equal token ids in every process.
+
+    Args:
+        words: Lower case, letters only or a single punctuation mark.
+        max_tokens: Context length, with the two special tokens.
+    """
+    alphabet = sorted(ByteLevel.alphabet())
     model = Tokenizer(BPE(end_of_word_suffix="</w>"))
     model.pre_tokenizer = Whitespace()
     model.train_from_iterator(
-        # Twice each, so that no merge falls below the trainer's smallest frequency.
-        [word for word in words for _ in range(2)],
-        BpeTrainer(vocab_size=50_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False),
+        sorted(words),
+        BpeTrainer(
+            vocab_size=100_000,
+            min_frequency=1,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+            # The trainer numbers these in hash order otherwise, and merges that tie would differ from run to run.
+            special_tokens=[letter + "</w>" for letter in alphabet],
+        ),
     )
-    trained = _merges(model)
-    alphabet = sorted(ByteLevel.alphabet())
+    merges = [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
     tokens = dict.fromkeys([*alphabet, *(letter + "</w>" for letter in alphabet)])
-    tokens |= dict.fromkeys(left + right for left, right in trained)
+    tokens |= dict.fromkeys(left + right for left, right in merges)
     vocab = {token: index for index, token in enumerate([*tokens, _BOS, _EOS])}
     return CLIPTokenizer(
-        vocab=vocab, merges=trained, bos_token=_BOS, eos_token=_EOS, unk_token=_EOS, pad_token=_EOS,
+        vocab=vocab,
+        merges=merges,
+        bos_token=_BOS,
+        eos_token=_EOS,
+        unk_token=_EOS,
+        pad_token=_EOS,
         model_max_length=max_tokens,
-    )  # fmt: skip
-
-
-def _merges(model: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
-    merges = json.loads(model.to_str())["model"]["merges"]
-    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in merges]
+    )
