@@ -78,7 +78,7 @@ def coefficients(components: Sequence[tuple[int, int, float]], label: str) -> st
         parts.append(
             f'<text class="label" x="0" y="{y + 14}">{slot}:{index}</text>'
             f'<rect class="{sign}" x="{start:.1f}" y="{y}" width="{length:.1f}" height="{row - 8}" rx="2"/>'
-            f'<text class="value" x="{end + gap:.1f}" y="{y + 14}" text-anchor="{anchor}">{_signed(value)}</text>'
+            f'<text class="value" x="{end + gap:.1f}" y="{y + 14}" text-anchor="{anchor}">{signed(value)}</text>'
         )
     return _svg(width, height, label, parts, "coefficients")
 
@@ -88,7 +88,8 @@ def percent_text(share: Share) -> str:
     return str(share) if share.count else "–"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """``"+1.5"`` or ``"−3.0"``, with a minus sign and not a hyphen."""
     return f"{value:+.1f}".replace("-", "−")
 
 

@@ -290,7 +290,8 @@ def _numbers(data: ReportData) -> str:
         "“True drawings” are the world's own pictures of the same prompts: what the judges would say of a perfect "
         "method. Whiskers and brackets are Wilson 95 % intervals.</p>\n"
         f'<figure class="scroll">{forest(groups, "Judged shares of all methods; the table has the numbers")}</figure>\n'
-        f'<div class="scroll"><table class="numbers"><caption>{data.ceiling.joint.count} pictures a row: share and 95 % interval</caption>'
+        '<div class="scroll"><table class="numbers">'
+        f"<caption>{data.ceiling.joint.count} pictures a row: share and 95 % interval</caption>"
         f'<thead><tr><td></td>{head}<th scope="col">Joint angles right, on average</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>\n"
         f"<details><summary>What is counted</summary><dl>{notes}</dl></details>\n"

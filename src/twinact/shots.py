@@ -13,6 +13,7 @@ from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.bench.metrics import Asked
 from twinact.bench.tasks import Ask
+from twinact.charts import signed
 from twinact.exemplars import PLACEHOLDER
 from twinact.files import atomic_write_bytes, tensor_hash
 from twinact.nano.recipe import RECIPE
@@ -101,14 +102,15 @@ def adjust_strips(action: Action, space: ActionSpace, asked: Sequence[Ask], phra
     chosen = _apart(asked, 3)
     strips = []
     for ask, (slot, index) in zip(chosen, strongest_components(action, space, 2), strict=False):
-        value = float(action.point(space)[slot, index])
+        low, high = _ends(space, slot, index)
+        value = signed(float(action.point(space)[slot, index]))
         moved = [action.adjusted(space, (slot, index), amount) for amount in _AMOUNTS]
         strips.append(
             StripPlan(
                 f"Along component {slot}:{index}",
-                f"In standard deviations of the phrases; the action itself is at {value:+.1f} there. "
-                f"{_who(ask)}".replace("-", "−"),
-                tuple(f"{amount:+g}".replace("-", "−") if amount else "as learned" for amount in _AMOUNTS),
+                f"In standard deviations of the phrases; the action is at {value}. Furthest out are “{low}” (−) and "
+                f"“{high}” (+). {_who(ask)}",
+                tuple(signed(amount) if amount else "as learned" for amount in _AMOUNTS),
                 (tuple(Shot(ask.prompt, ask.seed, m) for m in moved),),
             )
         )
@@ -211,9 +213,19 @@ def _key(backbone: Backbone, shot: Shot, sampler: Sampler) -> str:
 
 
 def _apart(asked: Sequence[Ask], count: int) -> list[Ask]:
-    """`count` prompts with different actors, as far as there are."""
-    firsts = list({ask.asked.actor: ask for ask in asked}.values())
-    return [firsts[i * len(firsts) // count] for i in range(count)]
+    """`count` prompts with different actors, in different places as far as there are."""
+    rows: dict[str, list[Ask]] = {}
+    for ask in asked:
+        rows.setdefault(ask.asked.actor, []).append(ask)
+    chosen = [list(rows.values())[i * len(rows) // count] for i in range(count)]
+    return [row[i % len(row)] for i, row in enumerate(chosen)]
+
+
+def _ends(space: ActionSpace, slot: int, index: int) -> tuple[str, str]:
+    """The phrases with the smallest and the largest coefficient of a component."""
+    having = space.phrase_mask[:, slot].nonzero().flatten()
+    values = space.phrase_coefficients[having, slot, index]
+    return space.phrases[int(having[values.argmin()])], space.phrases[int(having[values.argmax()])]
 
 
 def _who(ask: Ask) -> str:

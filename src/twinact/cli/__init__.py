@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from twinact import __version__
-from twinact.cli import actions, space, world
+from twinact.cli import actions, bench, space, world
 from twinact.cli.terminal import say
 from twinact.errors import ConfigError, TwinactError
 
@@ -79,3 +79,4 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder for the report.
 app.add_typer(space.app, name="space")
 app.add_typer(world.nano_app, name="nano")
 app.add_typer(world.app, name="world")
+app.add_typer(bench.app, name="bench")

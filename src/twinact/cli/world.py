@@ -1,15 +1,16 @@
 """``twinact nano`` and ``twinact world``: make the embedded model, and what the world can show."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from twinact.cli.terminal import say
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, open_model, progress, say
 from twinact.errors import ConfigError
-from twinact.outputs import new_folder
+from twinact.outputs import new_file, new_folder
 
-nano_app = typer.Typer(help="Make the embedded model.", no_args_is_help=True)
+nano_app = typer.Typer(help="Make and measure the embedded model.", no_args_is_help=True)
 app = typer.Typer(help="Draw from the procedural world.", no_args_is_help=True)
 
 
@@ -29,6 +30,44 @@ def train(
         if part not in PARTS:
             raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
     typer.echo(train_nano(RECIPE, out, tuple(parts or PARTS), workers=workers, report=say))
+
+
+@nano_app.command("evaluate")
+def evaluate(
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the caption grammar.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts and pictures.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 4.0,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write the pictures as one PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge what nano draws, and the judges on drawn pictures that they have never seen."""
+    target = None if sheet is None else new_file(sheet)
+    from twinact.bench.judges import Judges
+    from twinact.nano import judges_dir
+    from twinact.nano.evaluate import contact_sheet, evaluate_judges, evaluate_nano
+
+    judges = Judges.load(judges_dir())
+    backbone = open_model("nano")
+    with progress("drawing") as advance:
+        drawn, pictures = evaluate_nano(
+            backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance
+        )
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "model": backbone.model_id,
+        "nano": drawn,
+        "judges on phrases": evaluate_judges(judges, max(prompts, 500), seed),
+        "judges on free poses": evaluate_judges(judges, max(prompts, 500), seed, phrases=False),
+    }
+    if target is not None:
+        contact_sheet(pictures).save(target)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in drawn.items():
+        if isinstance(value, dict):
+            typer.echo(f"{name}: {100 * value['share']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]")
 
 
 @app.command("exemplars")

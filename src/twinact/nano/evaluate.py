@@ -149,3 +149,12 @@ def evaluate_judges(judges: Judges, count: int, seed: int, *, phrases: bool = Tr
 def _joint_error(scene: Scene, verdict: Verdict) -> float:
     seen = Scene(scene.actor, verdict.pose, scene.place, scene.camera, scene.detail_seed)
     return float(np.linalg.norm(joints(seen) - joints(scene), axis=1).mean())
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Image.Image:
+    """Pictures of one size in rows, each enlarged `zoom` times."""
+    size = pictures[0].width
+    sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * size))
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * size, index // columns * size))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)

@@ -16,6 +16,7 @@ from transformers import CLIPImageProcessorPil
 
 from twinact.bench.judges import train_judges
 from twinact.nano.encoder import train_encoder
+from twinact.nano.evaluate import contact_sheet
 from twinact.nano.recipe import Recipe
 from twinact.nano.text import train_text
 from twinact.nano.tokenizer import build_tokenizer
@@ -114,11 +115,7 @@ def preview_sheet(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Image.Im
             prompts, num_inference_steps=12, guidance_scale=3.0, generator=generators,
             height=recipe.image_size, width=recipe.image_size,
         ).images  # fmt: skip
-    size, columns = recipe.image_size, len(_PREVIEW_PHRASES)
-    sheet = Image.new("RGB", (columns * size, len(actors) * size))
-    for index, image in enumerate(images):
-        sheet.paste(image, (index % columns * size, index // columns * size))
-    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+    return contact_sheet(images, columns=len(_PREVIEW_PHRASES))
 
 
 def _save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:

@@ -1,0 +1,56 @@
+"""``twinact bench``: how well methods learn the custom actions."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twinact.cli.terminal import AsJson, open_model, say
+from twinact.configs import LearnConfig
+from twinact.errors import ConfigError
+
+app = typer.Typer(help="Compare methods on the held-out actions.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `custom` a command of its own, although it is the only one."""
+
+
+@app.command("custom")
+def custom(
+    out: Annotated[Path, typer.Option("--out", help="Folder for runs, pictures and results.json.")],
+    action: Annotated[list[str] | None, typer.Option(help="Only this custom action; may be given again.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the learned methods.")] = LearnConfig.steps,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice in learning.")] = LearnConfig.seed,
+    as_json: AsJson = False,
+) -> None:
+    """Learn, draw and judge the custom actions with TwinAct, Textual Inversion and words alone.
+
+    Stopped runs go on when the command is given again. Half an hour for all 24 actions on two cores.
+    """
+    from twinact import workflow
+    from twinact.bench.compare import compare
+    from twinact.bench.judges import Judges
+    from twinact.nano import judges_dir
+    from twinact.world.splits import CUSTOM_ACTIONS
+
+    for name in action or ():
+        if name not in CUSTOM_ACTIONS:
+            raise ConfigError(f"action {name!r} must be one of {', '.join(CUSTOM_ACTIONS)}")
+    results = compare(
+        open_model("nano"),
+        workflow.action_encoder("nano"),
+        Judges.load(judges_dir()),
+        out,
+        actions=[CUSTOM_ACTIONS[name] for name in action or CUSTOM_ACTIONS],
+        config=LearnConfig(name="bench", steps=steps, seed=seed),
+        report=say,
+    )
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+        return
+    for method, scores in results["overall"].items():
+        parts = (f"{n} {100 * scores[n]['share']:.0f} %" for n in ("joint", "action", "actor", "leak"))
+        typer.echo(f"{method}: {', '.join(parts)}")
