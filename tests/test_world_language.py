@@ -118,7 +118,7 @@ def test_nothing_sampled_for_training_shows_a_custom_action() -> None:
     part = Part()
     columns = [DOF_NAMES.index(name) for name in next(iter(CUSTOM_ACTIONS.values())).pose.targets]
     assert len(columns) == 11
-    for index in range(1500):
+    for index in range(500):
         item = sample_described(np.random.default_rng([8, index]), part)
         assert not any(action.pose.holds(item.scene.pose) for action in CUSTOM_ACTIONS.values())
         assert item.scene.actor not in HELD_OUT_ACTORS
@@ -140,4 +140,5 @@ def test_exemplar_folder_holds_pictures_captions_and_truth(tmp_path) -> None:
         seen = truth["pictures"][name]
         assert PLACEHOLDER in text and seen["actor"] in action.actors and PLACES[seen["place"]].text in text
         assert action.pose.holds(Pose(**seen["pose"]))
-        assert Image.open(tmp_path / name).size == (64, 64)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (64, 64)

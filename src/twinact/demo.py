@@ -5,16 +5,12 @@ that is there is not drawn again.
 """
 
 import io
-import json
 import platform
 import shlex
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +24,16 @@ from twinact.bench.metrics import Asked, score
 from twinact.bench.tasks import Ask, best_text
 from twinact.cli.terminal import progress, say
 from twinact.configs import LearnConfig
-from twinact.errors import ConfigError, DataError
+from twinact.demo_folder import DemoFolder, read_marker
+from twinact.errors import ConfigError
 from twinact.exemplars import load_exemplars
 from twinact.files import atomic_write_bytes
 from twinact.nano import judges_dir
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.plots import map_png, scree_png
-from twinact.report import MethodResult, Picture, ReportData, Seen, Strip, report_html
+from twinact.report import report_html
+from twinact.report_data import MethodResult, Picture, ReportData, Seen, Strip
 from twinact.shots import Sampler, Shot, StripPlan, adjust_strips, combine_strip, draw_shots, grid_asks, png_bytes, said
 from twinact.space import ActionSpace
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
@@ -46,9 +44,7 @@ from twinact.world.pose import Pose
 from twinact.world.scene import Scene
 from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
-MARKER = "demo.json"
 DEMO_ACTION = "signpost"
-_KIND, _VERSION = "twinact-demo", 1
 _NAMES = {"twinact": "TwinAct", "textual-inversion": "Textual Inversion"}
 _EXPLAINED = 8  # nearest phrases and largest coefficients that the report shows
 
@@ -181,72 +177,6 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         say(f"{method.name}: action and actor right in {method.scores.joint}")
     say(f"report: {folder.report}")
     return folder.report
-
-
-class DemoFolder:
-    """The folder of one demo; settings, and the seconds that stages took, are in its ``demo.json``.
-
-    Args:
-        path: The folder; made if missing.
-        settings: All that decides the result, as JSON; must equal what the folder was begun with.
-
-    Raises:
-        ConfigError: The folder was begun with other settings.
-        DataError: It holds something else, or cannot be written.
-    """
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self._marker, self._settings = path / MARKER, dict(settings)
-        self.report, self.exemplars, self.pictures = path / "report.html", path / "exemplars", path / "pictures"
-        self._path = path
-        self.seconds: dict[str, float] = {}
-        found = read_marker(path)
-        if found is None:
-            self._write()
-            return
-        before = found["settings"]
-        different = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
-        if different:
-            told = ", ".join(f"{key} was {before.get(key)!r} and is {settings.get(key)!r}" for key in different)
-            raise ConfigError(f"demo folder '{path}' was begun with other settings: {told}; give a new folder")
-        self.seconds = found["seconds"]
-
-    def run(self, method: str) -> Path:
-        """The run folder of a method."""
-        return self._path / f"learn-{method}"
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent inside to the stage, also when it is stopped half-way."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-            self._write()
-
-    def _write(self) -> None:
-        content = {"kind": _KIND, "version": _VERSION, "settings": self._settings, "seconds": self.seconds}
-        atomic_write_bytes(self._marker, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def read_marker(path: Path) -> dict[str, Any] | None:
-    """What ``demo.json`` in a folder says; None for a new or empty folder.
-
-    Raises:
-        DataError: The folder holds something else, or is a file.
-    """
-    # Hidden names are left overs of a write that was killed, and of file managers.
-    if not path.exists() or (path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())):
-        return None
-    try:
-        found = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        if (found["kind"], found["version"]) == (_KIND, _VERSION):
-            return {"settings": dict(found["settings"]), "seconds": dict(found["seconds"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # told below: whatever it is, it is not ours
-    what = "is not empty and holds no demo of this twinact" if path.is_dir() else "is a file"
-    raise DataError(f"demo folder '{path}' {what}; give a new or empty folder")
 
 
 def true_drawing(asked: Asked, seed: int, size: int) -> Image.Image:

@@ -5,14 +5,13 @@ Only makes text from records; where pictures and numbers come from is the busine
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib import resources
 
 from twinact import __version__
-from twinact.action import Explanation
-from twinact.bench.metrics import Scores, Share
+from twinact.bench.metrics import Share
 from twinact.charts import Group, coefficients, forest, percent_text
+from twinact.report_data import MethodResult, Picture, ReportData, Strip, lead, result
 
 _MEASURES = (
     ("joint", "Action and actor right", "Both of the next two in one picture: the number that counts."),
@@ -23,108 +22,6 @@ _MEASURES = (
 )
 _MAP = "The phrases in the plane in which they differ most; the star is the learned action."
 _SCREE = "How many components hold how much of the phrases' variance."
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the judges see in a picture: the right action, the right actor, or an actor of the exemplars."""
-
-    action: bool
-    actor: bool
-    leak: bool
-
-    def __str__(self) -> str:
-        who = "actor right" if self.actor else "an exemplar's actor instead" if self.leak else "another actor"
-        return f"action {'right' if self.action else 'wrong'}, {who}"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture on the page.
-
-    Attributes:
-        png: The file.
-        alt: What it should show, for those who cannot see it.
-        seen: What the judges see in it, where they were asked.
-    """
-
-    png: bytes
-    alt: str
-    seen: Seen | None = None
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """What one method drew.
-
-    Attributes:
-        name: As it is called on the page.
-        how: One sentence on what it does.
-        pictures: A row an actor, a column a place, as in the report.
-        scores: Judged over all of them.
-    """
-
-    name: str
-    how: str
-    pictures: tuple[tuple[Picture, ...], ...]
-    scores: Scores
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Pictures of one prompt and seed, in which only the action changes.
-
-    Attributes:
-        title: What is changed.
-        text: What to look for.
-        labels: Under the columns.
-        rows: Pictures, a row an actor.
-    """
-
-    title: str
-    text: str
-    labels: tuple[str, ...]
-    rows: tuple[tuple[Picture, ...], ...]
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """All that a report tells.
-
-    Attributes:
-        name: Of the action.
-        shown: The exemplars' actors with articles, as in "a panda".
-        exemplars: Pictures with their captions.
-        explanation: Where the action lies among the phrases.
-        phrase_count: Phrases that span the space.
-        map_png, scree_png: Pictures of the space.
-        actors, places: Row and column headings, as in "a robot" and "on the moon".
-        truths: What each actor should look like; drawn by the world, shown to no method.
-        methods: The learned action first, then what it is compared with.
-        ceiling: The judges' own numbers on true drawings of all prompts.
-        adjusting, combining: Strips.
-        settings, seconds, versions: How it was made: name to value, stage to seconds, package to version.
-        commands: Command lines, with what each does.
-    """
-
-    name: str
-    shown: tuple[str, ...]
-    exemplars: tuple[tuple[Picture, str], ...]
-    explanation: Explanation
-    phrase_count: int
-    map_png: bytes
-    scree_png: bytes
-    actors: tuple[str, ...]
-    places: tuple[str, ...]
-    truths: tuple[Picture, ...]
-    methods: tuple[MethodResult, ...]
-    ceiling: Scores
-    adjusting: tuple[Strip, ...]
-    combining: tuple[Strip, ...]
-    settings: Mapping[str, str]
-    seconds: Mapping[str, float]
-    versions: Mapping[str, str]
-    commands: tuple[tuple[str, str], ...]
 
 
 def report_html(data: ReportData) -> str:
@@ -167,37 +64,6 @@ def report_html(data: ReportData) -> str:
 </body>
 </html>
 """
-
-
-def lead(data: ReportData) -> str:
-    """What was learned, and from what."""
-    return f"An action that no phrase names, learned from {len(data.exemplars)} pictures of {_and(data.shown)}"
-
-
-def result(data: ReportData) -> str:
-    """What came of it in words that follow from the numbers, whoever is ahead."""
-    ours, *rivals = data.methods
-    best = max(rivals, key=lambda rival: rival.scores.joint.value)
-    counts = " and ".join(f"{rival.scores.joint.successes} with {rival.name}" for rival in rivals)
-    share = ours.scores.joint
-    return (
-        f"Asked for {len(data.actors)} actors that the exemplars do not show, in {len(data.places)} places, "
-        f"{share.successes} of {share.count} pictures have both the action and the actor right; {counts}. "
-        + _comparison(ours.name, share, best.name, best.scores.joint)
-    )
-
-
-def _comparison(name: str, share: Share, rival_name: str, rival: Share) -> str:
-    few = f"{share.count} pictures of one action are too few to be sure of it"
-    if share.successes == rival.successes == 0:
-        return "So no method succeeded here."
-    if share.value == rival.value:
-        return f"So {name} and {rival_name} are level here."
-    ahead, behind = (name, rival_name) if share.value > rival.value else (rival_name, name)
-    apart = max(share.interval[0], rival.interval[0]) > min(share.interval[1], rival.interval[1])
-    if apart:
-        return f"So {ahead} is ahead of {behind} here, with 95 % intervals that do not overlap."
-    return f"So {ahead} is ahead of {behind} here, but the 95 % intervals overlap: {few}."
 
 
 def _hero(data: ReportData) -> str:
@@ -388,7 +254,3 @@ def _plot(png: bytes, alt: str, text: str) -> str:
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _and(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -115,7 +115,7 @@ def _pictures(
     folder = out / method.replace(" ", "-") / action.name / "pictures"
     paths = [folder / f"{index:02d}_{ask.seed}.png" for index, ask in enumerate(asked)]
     if all(path.exists() for path in paths):
-        return [Image.open(path).convert("RGB") for path in paths]
+        return [_read(path) for path in paths]
     vectors: Mapping[str, Sequence[torch.Tensor]] | None = None
     words = words_for(action, method)
     prompts = [ask.prompt if words is None else ask.prompt.replace(PLACEHOLDER, words) for ask in asked]
@@ -130,3 +130,8 @@ def _pictures(
     for path, picture in zip(paths, pictures, strict=True):
         picture.save(path)
     return pictures
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")

@@ -167,22 +167,25 @@ def free_scene(rng: np.random.Generator) -> Scene:
     return Scene(actor, sample_free_pose(rng), place, sample_camera(rng), int(rng.integers(2**31)))
 
 
-def train_judges(recipe: Recipe, folder: Path, workers: int, report: Callable[[str], None]) -> Judges:
+def train_judges(
+    recipe: Recipe, folder: Path, workers: int, device: torch.device, report: Callable[[str], None]
+) -> Judges:
     """Train on freely drawn poses with blur, noise, contrast and colour shifts."""
     torch.manual_seed(recipe.seed + STREAM)
-    judges, fit = Judges(), recipe.judge
+    judges, fit = Judges().to(device), recipe.judge
     start = finished_steps(folder) * fit.batch_size
     indices = range(start, fit.steps * fit.batch_size)
     loader = iter(DataLoader(_FreeScenes(recipe), fit.batch_size, sampler=indices, num_workers=workers))
     # Limb angles are read off the joints; of the features, the body's rotation, height and head matter most.
-    weight = torch.full((POSE_FEATURES,), 0.1)
+    weight = torch.full((POSE_FEATURES,), 0.1, device=device)
     weight[:_WHOLE_BODY] = 1.0
 
     def loss(step: int) -> dict[str, Tensor]:
         pixels, positions, pose, actor, place = next(loader)
         images = augment(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.Generator().manual_seed(step))
-        with torch.autocast(images.device.type, torch.bfloat16):
-            joints_out, pose_out, actor_out, place_out = judges(images)
+        positions, pose, actor, place = (x.to(device) for x in (positions, pose, actor, place))
+        with torch.autocast(device.type, torch.bfloat16):
+            joints_out, pose_out, actor_out, place_out = judges(images.to(device))
         terms = {
             "joints": (joints_out - positions).abs().mean(),
             "pose": (weight * F.smooth_l1_loss(pose_out.float(), pose, beta=0.05, reduction="none")).mean(),

@@ -42,7 +42,7 @@ def asks(action: CustomAction, actors: Sequence[str], places: Sequence[str], cou
     chosen = [others[i] for i in rng.permutation(len(others))[:count]]
     result = []
     for actor in chosen:
-        place = places[rng.integers(len(places))]
+        place = places[int(rng.integers(len(places)))]
         prompt = f"{with_article(actor)} {PLACEHOLDER} {PLACES[place].text}"
         result.append(Ask(prompt, int(rng.integers(2**31)), Asked(action.pose, actor, place, action.actors)))
     return result

@@ -20,8 +20,9 @@ def train_encoder(
     recipe: Recipe, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
 ) -> LatentActionEncoder:
     """Train to read the pose from latents that are noisy and blurred as a denoiser's early estimates are."""
+    device = vae.device
     torch.manual_seed(recipe.seed)
-    encoder = LatentActionEncoder(EncoderConfig(recipe.latent_channels, DIRECTION_FEATURES))
+    encoder = LatentActionEncoder(EncoderConfig(recipe.latent_channels, DIRECTION_FEATURES)).to(device)
     part, fit = trained_part(recipe), recipe.encoder
     start = finished_steps(folder) * fit.batch_size
     batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
@@ -29,13 +30,14 @@ def train_encoder(
     def loss(step: int) -> dict[str, Tensor]:
         batch = next(batches)
         generator = torch.Generator().manual_seed(step)
-        with torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
-            latents = vae.encode(batch.images).latent_dist.mode().float() * vae.config.scaling_factor
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            latents = vae.encode(batch.images.to(device)).latent_dist.mode().float() * vae.config.scaling_factor
             latents = degrade(latents, generator)
-        with torch.autocast(batch.images.device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             pose = encoder.pose(encoder.encode(latents))
-        error = F.smooth_l1_loss(pose.float(), batch.directions, beta=0.1)
-        return {"loss": error, "mean_error": (pose.float() - batch.directions).abs().mean().detach()}
+        truth = batch.directions.to(device)
+        error = F.smooth_l1_loss(pose.float(), truth, beta=0.1)
+        return {"loss": error, "mean_error": (pose.float() - truth).abs().mean().detach()}
 
     fit_module(encoder, loss, fit, folder, report)
     return encoder

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from twinact.files import read_header, read_safetensors, write_safetensors
 from twinact.nano.recipe import Fit
 
 CHECKPOINT_SECONDS = 120.0
+REPORT_SECONDS = 15.0
+_FILE, _KIND = "state.safetensors", "nano-state"
 StepLoss = Callable[[int], dict[str, Tensor]]
 
 
@@ -23,8 +26,8 @@ def schedule(step: int, fit: Fit) -> float:
 
 def finished_steps(folder: Path) -> int:
     """Steps that the last checkpoint in `folder` has behind it, 0 without one."""
-    path = folder / "state.safetensors"
-    return int(read_header(path, "nano-state")["step"]) if path.exists() else 0
+    path = folder / _FILE
+    return int(read_header(path, _KIND)["step"]) if path.exists() else 0
 
 
 def fit_module(
@@ -34,14 +37,14 @@ def fit_module(
     folder: Path,
     report: Callable[[str], None] = print,
     preview: Callable[[int], None] | None = None,
-) -> nn.Module:
-    """Train `module` and leave its averaged weights in it.
+) -> None:
+    """Train `module` and leave its averaged weights in it, in evaluation mode.
 
     The same call goes on from the last checkpoint in `folder`, or returns at once when the part is finished.
     What a step sees must depend on its number alone, so that resuming needs no state but the step.
 
     Args:
-        module: Trained in place; its parameters that require gradients.
+        module: Trained in place, on the device where it is; its parameters that require gradients.
         loss: Step number → named terms; ``"loss"`` is minimised, the others are logged.
         fit: Length, batch size and optimiser.
         folder: Gets ``state.safetensors`` and ``log.jsonl``.
@@ -49,84 +52,94 @@ def fit_module(
         preview: Called with the step after every checkpoint, under the averaged weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    average = {n: p.detach().clone() for n, p in parameters.items()}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=fit.learning_rate, betas=(0.9, 0.99), weight_decay=fit.weight_decay, fused=True
-    )
-    start = _restore(folder, parameters, average, optimizer)
+    state = _State(module, fit)
+    start = state.restore(folder)
     module.train()
-    log = (folder / "log.jsonl").open("a")
     began = last_save = last_report = time.monotonic()
-    for step in range(start, fit.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = fit.learning_rate * schedule(step, fit)
-        terms = loss(step)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizer.step()
-        decay = min(fit.ema_decay, (step + 1) / (step + 10))
+    with (folder / "log.jsonl").open("a") as log:
+        for step in range(start, fit.steps):
+            terms = loss(step)
+            state.update(step, terms["loss"])
+            now = time.monotonic()
+            last_step = step + 1 == fit.steps
+            if last_step or now - last_report > REPORT_SECONDS:
+                values = {n: round(float(v.detach()), 5) for n, v in terms.items()}
+                rate = (step + 1 - start) / (now - began)
+                line = {"step": step + 1, **values, "pictures_per_second": round(rate * fit.batch_size, 1)}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                left = (fit.steps - step - 1) / rate / 60
+                report(
+                    f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s {left:.1f} min left"
+                )
+                last_report = now
+            if last_step or now - last_save > CHECKPOINT_SECONDS:
+                state.save(folder, step + 1)
+                if preview is not None:
+                    with torch.no_grad(), state.averaged():
+                        preview(step + 1)
+                last_save = time.monotonic()
+    state.load(state.average)
+    module.eval()
+
+
+class _State:
+    """Everything of a run that changes: parameters, their average, and the optimiser."""
+
+    def __init__(self, module: nn.Module, fit: Fit) -> None:
+        self.module, self.fit = module, fit
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), fit.learning_rate, betas=(0.9, 0.99), weight_decay=fit.weight_decay, fused=True
+        )
+
+    def update(self, step: int, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.fit.learning_rate * schedule(step, self.fit)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        self.optimizer.step()
+        decay = min(self.fit.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        now = time.monotonic()
-        last_step = step + 1 == fit.steps
-        if last_step or now - last_report > 15:
-            values = {n: round(float(v.detach()), 5) for n, v in terms.items()}
-            rate = (step + 1 - start) / (now - began)
-            line = {"step": step + 1, **values, "pictures_per_second": round(rate * fit.batch_size, 1)}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            left = (fit.steps - step - 1) / rate
-            report(
-                f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s {left / 60:.1f} min left"
-            )
-            last_report = now
-        if last_step or now - last_save > CHECKPOINT_SECONDS:
-            _save(folder, step + 1, parameters, average, optimizer)
-            last_save = time.monotonic()
-            if preview is not None:
-                with torch.no_grad():
-                    current = {n: p.detach().clone() for n, p in parameters.items()}
-                    _load(parameters, average)
-                    module.eval()
-                    preview(step + 1)
-                    module.train()
-                    _load(parameters, current)
-    log.close()
-    _load(parameters, average)
-    return module.eval()
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
 
-
-def _load(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in parameters.items():
+    @torch.no_grad()
+    def load(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        current = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.load(self.average)
+        self.module.eval()
+        yield
+        self.module.train()
+        self.load(current)
 
-def _save(folder: Path, step: int, parameters, average, optimizer) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in parameters.items():
-        state = optimizer.state[parameter]
-        tensors |= {f"p.{name}": parameter.detach(), f"a.{name}": average[name]}
-        tensors |= {f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
-    tensors = {n: t.cpu().contiguous() for n, t in tensors.items()}
-    write_safetensors(folder / "state.safetensors", tensors, {"kind": "nano-state", "version": 1, "step": step})
+    def save(self, folder: Path, step: int) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state[parameter]
+            tensors |= {f"p.{name}": parameter.detach(), f"a.{name}": self.average[name]}
+            tensors |= {f"m.{name}": moments["exp_avg"], f"v.{name}": moments["exp_avg_sq"]}
+        header = {"kind": _KIND, "version": 1, "step": step}
+        write_safetensors(folder / _FILE, {n: t.cpu().contiguous() for n, t in tensors.items()}, header)
 
-
-def _restore(folder: Path, parameters, average, optimizer) -> int:
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return 0
-    tensors, header = read_safetensors(path, "nano-state")
-    step = int(header["step"])
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"p.{name}"])
-            average[name].copy_(tensors[f"a.{name}"])
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
+    def restore(self, folder: Path) -> int:
+        """Finished steps of the checkpoint in `folder`, which is loaded; 0 without one."""
+        if not (folder / _FILE).exists():
+            return 0
+        tensors, header = read_safetensors(folder / _FILE, _KIND)
+        self.load({n: tensors[f"p.{n}"] for n in self.parameters})
+        for name, parameter in self.parameters.items():
+            self.average[name].copy_(tensors[f"a.{name}"])
+            self.optimizer.state[parameter] = {
+                # Kept where fused AdamW keeps it: beside the parameter.
+                "step": torch.tensor(float(header["step"]), device=parameter.device),
                 "exp_avg": tensors[f"m.{name}"].to(parameter.device),
                 "exp_avg_sq": tensors[f"v.{name}"].to(parameter.device),
             }
-    return step
+        return int(header["step"])

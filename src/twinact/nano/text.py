@@ -100,28 +100,29 @@ class _Captions(Dataset):
 
 
 def train_text(
-    recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, workers: int, report: Callable[[str], None]
-) -> CLIPTextModel:
+    recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, workers: int, device: torch.device,
+    report: Callable[[str], None],
+) -> CLIPTextModel:  # fmt: skip
     """Train the text tower against the scene tower; the pooled output at the end of text is the embedding."""
     part = trained_part(recipe)
-    pair = TextPair(recipe, tokenizer, part)
+    pair = TextPair(recipe, tokenizer, part).to(device)
     embedding = pair.text.get_input_embeddings()
+
+    generator = torch.Generator()
 
     def add_noise(_module: nn.Module, _args: tuple[Tensor], output: Tensor) -> Tensor:
         # Points between phrases must mean poses between theirs, so the tower learns from a neighbourhood of each word.
-        return output + _EMBEDDING_NOISE * output.detach().std() * noise[0] * torch.randn(
-            output.shape, generator=noise[1]
-        )
+        noise = torch.randn(output.shape, generator=generator).to(output)
+        return output + _EMBEDDING_NOISE * output.detach().std() * noise
 
-    noise: list = [1.0, torch.Generator()]
     handle = embedding.register_forward_hook(add_noise)
     steps = range(finished_steps(folder), recipe.text.steps)
     batches = iter(DataLoader(_Captions(recipe, part, tokenizer), batch_size=None, sampler=steps, num_workers=workers))
 
     def loss(step: int) -> dict[str, Tensor]:
-        batch = next(batches)
-        noise[1].manual_seed(step)
-        with torch.autocast(batch["ids"].device.type, torch.bfloat16):
+        batch = {name: value.to(device) for name, value in next(batches).items()}
+        generator.manual_seed(step)
+        with torch.autocast(device.type, torch.bfloat16):
             text = pair.text(input_ids=batch["ids"]).pooler_output
             scene = pair.scene(batch["actor"], batch["place"], batch["pose"])
         total, matched = contrastive_loss(text.float(), scene.float(), pair.log_scale)

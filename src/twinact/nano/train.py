@@ -58,16 +58,17 @@ def train_nano(
     run.mkdir(parents=True, exist_ok=True)
     (run / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     began = time.monotonic()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run / "model"
     tokenizer = build_tokenizer(recipe.max_tokens)
     if "judges" in parts:
-        train_judges(recipe, run / "judges", workers, report).save(model / "judges")
+        train_judges(recipe, run / "judges", workers, device, report).save(model / "judges")
     if parts == ("judges",):
         return model
-    vae = train_vae(recipe, run / "vae", workers, report)
+    vae = train_vae(recipe, run / "vae", workers, device, report)
     if "encoder" in parts:
         train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
-    text = train_text(recipe, tokenizer, run / "text", workers, report)
+    text = train_text(recipe, tokenizer, run / "text", workers, device, report)
     if "unet" in parts:
 
         def preview(unet: UNet2DConditionModel, step: int) -> None:

@@ -76,10 +76,10 @@ def cache_latents(
         recipe, trained_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers
     )
     for number, batch in enumerate(batches):
-        with torch.no_grad(), torch.autocast(batch.images.device.type, torch.bfloat16):
-            encoded = vae.encode(batch.images).latent_dist.mode() * vae.config.scaling_factor
+        with torch.no_grad(), torch.autocast(vae.device.type, torch.bfloat16):
+            encoded = vae.encode(batch.images.to(vae.device)).latent_dist.mode() * vae.config.scaling_factor
         end = start + len(batch.scenes)
-        latents[start:end] = encoded.float().numpy()
+        latents[start:end] = encoded.float().cpu().numpy()
         masks[start:end] = (F.adaptive_avg_pool2d(batch.masks, size) * 255).round().byte().numpy()
         start = end
         if number % 20 == 19 or start == count:
@@ -106,9 +106,9 @@ def train_unet(
     report("unet: captions")
     part = trained_part(recipe)
     captions = [described(recipe, part, index, STREAM).caption for index in range(recipe.distinct_pictures)]
-    unet = build_unet(recipe)
-    fit = recipe.unet
-    noising = DDPMNoising(build_scheduler().alphas_cumprod, "v_prediction")
+    device = vae.device
+    unet = build_unet(recipe).to(device)
+    noising = DDPMNoising(build_scheduler().alphas_cumprod.to(device), "v_prediction")
     text.requires_grad_(False).eval()
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -116,19 +116,24 @@ def train_unet(
         generator = torch.Generator().manual_seed(recipe.seed + step)
         # Every epoch visits every picture once: position in a seeded permutation, not independent draws.
         chosen = _visit(recipe, step)
-        x_0 = torch.from_numpy(latents[chosen].astype(np.float32))
-        mask = torch.from_numpy(masks[chosen].astype(np.float32)) / 255
+        x_0 = torch.from_numpy(latents[chosen].astype(np.float32)).to(device)
+        mask = torch.from_numpy(masks[chosen].astype(np.float32)).to(device) / 255
         words = ["" if rng.random() < recipe.caption_dropout else captions[i] for i in chosen]
-        ids = tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         t = noising.sample_t(len(chosen), generator, recipe.noise_bias)
-        noised = noising.add(x_0, torch.randn(x_0.shape, generator=generator), t)
-        with torch.autocast(x_0.device.type, torch.bfloat16):
+        noised = noising.add(x_0, torch.randn(x_0.shape, generator=generator).to(device), t)
+        with torch.autocast(device.type, torch.bfloat16):
             hidden = text(input_ids=ids).last_hidden_state
             prediction = unet(noised.x_t, noised.t, encoder_hidden_states=hidden).sample
         weight = 1 + (recipe.figure_weight - 1) * mask
         return {"loss": (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()}
 
-    return fit_module(unet, loss, fit, folder, report, preview and (lambda step: preview(unet, step)))
+    def show(step: int) -> None:
+        if preview is not None:
+            preview(unet, step)
+
+    fit_module(unet, loss, recipe.unet, folder, report, show)
+    return unet
 
 
 def _visit(recipe: Recipe, step: int) -> np.ndarray:

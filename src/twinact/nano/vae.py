@@ -35,12 +35,14 @@ def build_vae(recipe: Recipe) -> AutoencoderKL:
     )
 
 
-def train_vae(recipe: Recipe, folder: Path, workers: int, report: Callable[[str], None]) -> AutoencoderKL:
+def train_vae(
+    recipe: Recipe, folder: Path, workers: int, device: torch.device, report: Callable[[str], None]
+) -> AutoencoderKL:
     """Train on pictures of the world; the loss is L1 plus L2, heavier inside the figure, with a trace of KL.
 
     The scaling factor is set so that latents have unit variance.
     """
-    vae = build_vae(recipe)
+    vae = build_vae(recipe).to(device)
     part, fit = trained_part(recipe), recipe.vae
     start = finished_steps(folder) * fit.batch_size
     batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
@@ -50,11 +52,12 @@ def train_vae(recipe: Recipe, folder: Path, workers: int, report: Callable[[str]
 
     def loss(step: int) -> dict[str, Tensor]:
         batch = next(batches)
-        noise = torch.randn(posterior_shape(batch.images), generator=torch.Generator().manual_seed(step))
-        with torch.autocast(batch.images.device.type, torch.bfloat16):
-            posterior = vae.encode(batch.images).latent_dist
-            error = vae.decode(posterior.mean + posterior.std * noise).sample.float() - batch.images
-        weight = 1 + 2 * batch.masks
+        images = batch.images.to(device)
+        noise = torch.randn(posterior_shape(images), generator=torch.Generator().manual_seed(step)).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(images).latent_dist
+            error = vae.decode(posterior.mean + posterior.std * noise).sample.float() - images
+        weight = 1 + 2 * batch.masks.to(device)
         mse = (weight * error.square()).mean()
         total = mse + 0.2 * (weight * error.abs()).mean() + _KL_WEIGHT * posterior.kl().mean()
         return {"loss": total, "psnr": psnr(error)}
@@ -79,4 +82,4 @@ def reconstruct_psnr(vae: AutoencoderKL, images: Tensor) -> float:
 @torch.no_grad()
 def _scaling_factor(vae: AutoencoderKL, recipe: Recipe) -> float:
     batch = next(picture_batches(recipe, trained_part(recipe), 256, 256, stream=STREAM, workers=0))
-    return round(1 / float(vae.encode(batch.images).latent_dist.mode().std()), 5)
+    return round(1 / float(vae.encode(batch.images.to(vae.device)).latent_dist.mode().std()), 5)

@@ -45,7 +45,8 @@ def train_vision(
 ) -> CLIPVisionModelWithProjection:  # fmt: skip
     """Train the image tower; pictures are given as floats in [-1, 1]."""
     part, fit = trained_part(recipe), recipe.vision
-    pair = _VisionPair(recipe)
+    device = text.device
+    pair = _VisionPair(recipe).to(device)
     start = finished_steps(folder) * fit.batch_size
     batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
     text.requires_grad_(False).eval()
@@ -53,10 +54,10 @@ def train_vision(
     def loss(_step: int) -> dict[str, Tensor]:
         batch = next(batches)
         captions = [item.caption for item in batch.scenes]
-        ids = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids
-        with torch.autocast(batch.images.device.type, torch.bfloat16):
+        ids = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             words = text(input_ids=ids).pooler_output
-            images = pair.vision(pixel_values=batch.images).image_embeds
+            images = pair.vision(pixel_values=batch.images.to(device)).image_embeds
         total, matched = contrastive_loss(images.float(), words.float(), pair.log_scale)
         return {"loss": total, "matched": matched}
 

@@ -1,6 +1,7 @@
 """The actors of the world: what each looks like, as data for one set of painters."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from twinact.world.canvas import Colour, rgb, shade
 from twinact.world.skeleton import Proportions
@@ -105,7 +106,7 @@ def _pair(first: str, second: str) -> tuple[Colour, Colour]:
 
 def _person(
     body: Proportions, skin: str, hair: str, top: str, bottom: str, shoe: str, *, sleeves: str = "long",
-    shank: str = "", hand: str = "", window: str = "face", faces: tuple[Part, ...] = (), **looks: object,
+    shank: str = "", hand: str = "", window: str = "face", faces: tuple[Part, ...] = (), **looks: Any,
 ) -> Actor:  # fmt: skip
     """A person; `sleeves` is long, short or none, `shank` and `hand` default to the trousers and the skin."""
     flesh, cloth = rgb(skin), rgb(top)
@@ -124,7 +125,7 @@ def _person(
 def _animal(
     body: Proportions, fur: str, ears: str, inner: str, *, limbs: str = "", feet: str = "", faces: tuple[Part,
         ...] = (),
-    nose: str = "2a1c20", top: str = "", mane: str = "", **looks: object,
+    nose: str = "2a1c20", top: str = "", mane: str = "", **looks: Any,
 ) -> Actor:  # fmt: skip
     """A figure of one colour; `limbs`, `feet`, `top` (the torso) and `mane` (the head's outline) default to it."""
     coat, limb = rgb(fur), rgb(limbs or fur)

@@ -113,7 +113,7 @@ def _sample_action(rng: np.random.Generator, phrases: Sequence[str]) -> tuple[tu
 
 def _compatible(rng: np.random.Generator, phrases: Sequence[str], first: str | None) -> str | None:
     for _ in range(8):
-        phrase = phrases[rng.integers(len(phrases))]
+        phrase = phrases[int(rng.integers(len(phrases)))]
         if first is None or not _contradict(first, phrase):
             return phrase
     return None
