@@ -34,7 +34,19 @@ from twinact.phrases import load_phrases
 from twinact.plots import map_png, scree_png
 from twinact.report import report_html
 from twinact.report_data import MethodResult, Picture, ReportData, Seen, Strip
-from twinact.shots import Sampler, Shot, StripPlan, adjust_strips, combine_strip, draw_shots, grid_asks, png_bytes, said
+from twinact.shots import (
+    Sampler,
+    Shot,
+    StripPlan,
+    adjust_strips,
+    combine_strip,
+    draw_shots,
+    grid_asks,
+    phrase_action,
+    png_bytes,
+    said,
+    strongest_components,
+)
 from twinact.space import ActionSpace
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
 from twinact.world.captions import with_article
@@ -81,12 +93,13 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class _Learned:
-    """What the learning stages left: the action, its space, free vectors, and a phrase as an action."""
+    """What the learning stages left: the action, its space, free vectors, and two phrases as actions."""
 
     ours: Action
     space: ActionSpace
     free: Action
-    phrase: Action
+    toward: Action
+    combined: Action
 
 
 def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
@@ -125,8 +138,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         "words": [Shot(said(ask.prompt, words), ask.seed) for ask in asked],
         "Textual Inversion": [Shot(ask.prompt, ask.seed, learned.free) for ask in asked],
     }
-    adjusting = adjust_strips(learned.ours, learned.space, asked, config.toward)
-    combining = [combine_strip(learned.ours, learned.phrase, config.combined, learned.space, asked)]
+    adjusting = adjust_strips(learned.ours, learned.toward, config.toward, learned.space, asked)
+    combining = [combine_strip(learned.ours, learned.combined, config.combined, learned.space, asked)]
     every = [shot for shots in grids.values() for shot in shots]
     every += [shot for plan in (*adjusting, *combining) for row in plan.rows for shot in row]
     with folder.stage("drawing"), progress("drawing pictures") as advance:
@@ -170,7 +183,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         versions={"twinact": __version__}
         | {name: version(name) for name in ("torch", "diffusers", "transformers")}
         | {"python": platform.python_version()},
-        commands=_commands(out, config, asked[0], adjusting[0].title.split()[-1]),
+        commands=_commands(out, config, learned, asked[0]),
     )
     atomic_write_bytes(folder.report, report_html(data).encode())
     for method in methods:
@@ -233,10 +246,14 @@ def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig) -> _Learn
             ).action
             advance(config.learn_steps, config.learn_steps)  # a finished run takes no step
     space = ActionSpace.load(folder.run("twinact") / SPACE_FILE)
-    point, mask = space.project_phrase(config.combined)
-    phrase = Action.from_coefficients(config.combined.replace(" ", "-"), space, point, mask=mask)
-    phrase.save(folder.run("twinact") / "phrase.action.safetensors")  # for the command that the report gives
-    return _Learned(actions["twinact"], space, actions["textual-inversion"], phrase)
+    phrases = [phrase_action(text, space, backbone.token_tables()) for text in (config.toward, config.combined)]
+    for phrase in phrases:  # for the commands that the report gives
+        phrase.save(_action_file(folder.run("twinact"), phrase.name))
+    return _Learned(actions["twinact"], space, actions["textual-inversion"], *phrases)
+
+
+def _action_file(run: Path, name: str) -> Path:
+    return run / f"{name}.action.safetensors"
 
 
 def _exemplars(folder: Path, size: int) -> tuple[tuple[Picture, str], ...]:
@@ -275,26 +292,25 @@ def _settings(backbone: Backbone, config: DemoConfig, pictures: int) -> dict[str
     }
 
 
-def _commands(out: Path, config: DemoConfig, first: Ask, component: str) -> tuple[tuple[str, str], ...]:
+def _commands(out: Path, config: DemoConfig, learned: _Learned, first: Ask) -> tuple[tuple[str, str], ...]:
     """Command lines with what they do, to be given in the folder that holds the demo's."""
-    root = shlex.quote(out.resolve().name)  # no path of this machine belongs on the page
+    root = Path(out.resolve().name)  # no path of this machine belongs on the page
     name = config.action
-    action = f"{root}/learn-twinact/{name}.action.safetensors"
+    action, toward, combined = (
+        shlex.quote(_action_file(root / "learn-twinact", a.name).as_posix())
+        for a in (learned.ours, learned.toward, learned.combined)
+    )
+    slot, index = strongest_components(learned.ours, learned.space, 1)[0]
+    exemplars = shlex.quote((root / "exemplars").as_posix())
     sampling = f"--steps {config.draw_steps} --guidance {config.guidance:g}"
     return (
         ("all of this page, in a new folder", "twinact demo --out another-demo"),
-        ("the action alone", f"twinact learn {root}/exemplars --name {name} --steps {config.learn_steps}"),
+        ("the action alone", f"twinact learn {exemplars} --name {name} --steps {config.learn_steps}"),
         (
             "the first picture of the first grid",
             f"twinact generate {action} --prompt {shlex.quote(first.prompt)} --seed {first.seed} {sampling}",
         ),
-        ("along a component", f"twinact adjust {action} --component {component} --amount 1.5 --out {name}-moved"),
-        (
-            "halfway towards a phrase",
-            f"twinact adjust {action} --toward {shlex.quote(config.toward)} --amount 0.5 --out {name}-toward",
-        ),
-        (
-            "two actions together",
-            f"twinact combine {action} {root}/learn-twinact/phrase.action.safetensors --out {name}-both",
-        ),
+        ("along a component", f"twinact adjust {action} --component {slot}:{index} --amount 1.5 --out moved"),
+        ("halfway towards a phrase", f"twinact adjust {action} --toward {toward} --amount 0.5 --out halfway"),
+        ("two actions together", f"twinact combine {action} {combined} --out both"),
     )

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from twinact.action import Action
-from twinact.backbones.base import Backbone
+from twinact.backbones.base import Backbone, TokenTable
 from twinact.bench.metrics import Asked
 from twinact.bench.tasks import Ask
 from twinact.charts import signed
@@ -90,14 +91,30 @@ def strongest_components(action: Action, space: ActionSpace, count: int) -> list
     return [(i // space.rank, i % space.rank) for i in order]
 
 
-def adjust_strips(action: Action, space: ActionSpace, asked: Sequence[Ask], phrase: str) -> list[StripPlan]:
+def phrase_action(phrase: str, space: ActionSpace, tables: Sequence[TokenTable]) -> Action:
+    """A phrase as an action, whether or not the space was built from it.
+
+    Args:
+        phrase: Any words.
+        space: The space.
+        tables: Token tables of its backbone.
+    """
+    point, mask = space.project_phrase(phrase, tables)
+    name = re.sub(r"[^a-z0-9]+", "-", phrase.lower()).strip("-")[:32]
+    return Action.from_coefficients(name, space, point, mask=mask)
+
+
+def adjust_strips(
+    action: Action, goal: Action, label: str, space: ActionSpace, asked: Sequence[Ask]
+) -> list[StripPlan]:
     """Two strips along components, and one towards a phrase, each with an actor of its own.
 
     Args:
         action: What is moved.
-        space: Its own.
-        asked: Prompts to choose from; those of other actors are best far apart.
-        phrase: Of the space.
+        goal: Where to.
+        label: How to call `goal`.
+        space: Of both.
+        asked: Prompts to choose from.
     """
     chosen = _apart(asked, 3)
     strips = []
@@ -115,10 +132,10 @@ def adjust_strips(action: Action, space: ActionSpace, asked: Sequence[Ask], phra
             )
         )
     ask = chosen[-1]
-    moved = [action.toward(space, phrase, share) for share in _WAY]
+    moved = [action.toward(space, goal, share) for share in _WAY]
     strips.append(
         StripPlan(
-            f"Towards “{phrase}”",
+            f"Towards “{label}”",
             f"On the straight line from the action to the phrase. {_who(ask)}",
             tuple(f"{100 * share:.0f} %" for share in _WAY),
             (tuple(Shot(ask.prompt, ask.seed, m) for m in moved),),

@@ -32,10 +32,31 @@ def action_encoder(model: str | Path = "nano") -> ActionEncoder | None:
     return load_action_encoder(model_dir() if str(model) == "nano" else Path(model).expanduser())
 
 
-def default_space(
+def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
+    """The space of the shipped phrases in a model.
+
+    Nano brings its own as a file, the same on every machine, so that its actions can be exchanged and combined.
+
+    Args:
+        backbone: Whose token embeddings span it.
+        slots: Token vectors per action.
+
+    Raises:
+        ConfigError, DataError: As `ActionSpace.build`.
+    """
+    if backbone.model_id.startswith("nano@"):
+        from twinact.nano import model_dir
+
+        shipped = ActionSpace.load(model_dir() / SPACE_FILE)
+        if shipped.model_id == backbone.model_id and shipped.slots == slots:
+            return shipped
+    return build_space(backbone, slots=slots)
+
+
+def build_space(
     backbone: Backbone, rank: int | None = None, *, slots: int = 3, phrases: Sequence[str] | None = None
 ) -> ActionSpace:
-    """The action space of a model; equal arguments give the same bits on one machine.
+    """Build an action space; equal arguments give the same bits on one machine.
 
     Args:
         backbone: Whose token embeddings span it.

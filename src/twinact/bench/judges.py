@@ -68,7 +68,7 @@ class Judges(nn.Module):
         """Pictures (b, 3, h, w) in [-1, 1], any size.
 
         Returns:
-            Joint positions (b, 17, 2) in picture units, pose features (b, 25), logits of actor and of place.
+            Logits (b, 17, 32, 32) of where each joint is, pose features (b, 25), logits of actor and of place.
         """
         if images.shape[-1] != 64:
             images = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
@@ -78,11 +78,8 @@ class Judges(nn.Module):
         risen = self.rise_middle(torch.cat([F.interpolate(coarse, scale_factor=2.0), middle], 1))
         risen = self.rise_fine(torch.cat([F.interpolate(risen, scale_factor=2.0), fine], 1))
         heat = F.pixel_shuffle(self.heat(risen), 2).float()  # (b, 17, 32, 32)
-        share = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])
-        centres = (torch.arange(heat.shape[-1], device=heat.device) + 0.5) / heat.shape[-1]
-        joints = torch.stack([(share.sum(2) * centres).sum(2), (share.sum(3) * centres).sum(2)], 2)
         flat = coarse.flatten(1)
-        return joints, self.whole(flat), self.actor(flat), self.place(flat)
+        return heat, self.whole(flat), self.actor(flat), self.place(flat)
 
     @torch.no_grad()
     def judge(self, pictures: Sequence[Image.Image | np.ndarray]) -> list[Verdict]:
@@ -90,9 +87,13 @@ class Judges(nn.Module):
         stacked = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float()
         verdicts = []
         for chunk in (stacked / 127.5 - 1).split(128):
-            joints, features, actor, place = self(chunk)
+            heat, features, actor, place = self(chunk)
             rows = zip(
-                joints.numpy(), features.numpy(), actor.argmax(1).tolist(), place.argmax(1).tolist(), strict=True
+                joint_positions(heat).numpy(),
+                features.numpy(),
+                actor.argmax(1).tolist(),
+                place.argmax(1).tolist(),
+                strict=True,
             )
             verdicts += [Verdict(_read_pose(j, f), self.actors[a], self.places[p]) for j, f, a, p in rows]
         return verdicts
@@ -121,6 +122,31 @@ class Judges(nn.Module):
         judges.load_state_dict({n: t.float() if t.is_floating_point() else t
                                 for n, t in load_file(folder / "judges.safetensors").items()})  # fmt: skip
         return judges.eval()
+
+
+def joint_positions(heat: Tensor) -> Tensor:
+    """Expected positions (b, joints, 2), x and y in picture units, under heat maps (b, joints, h, w) of logits."""
+    share = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])
+    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
+    return torch.stack([(share.sum(2) * x).sum(2), (share.sum(3) * y).sum(2)], 2)
+
+
+def heat_loss(heat: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy of heat maps (b, joints, h, w) against Gaussians of 0.8 cells around positions (b, joints, 2).
+
+    The expected position alone teaches slowly, since every cell gets a little of its gradient.
+    """
+    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
+    sigma = 0.8 / heat.shape[3]
+    along_x = torch.exp(-(((x - positions[..., :1]) / sigma) ** 2) / 2)  # (b, joints, w)
+    along_y = torch.exp(-(((y - positions[..., 1:]) / sigma) ** 2) / 2)  # (b, joints, h)
+    target = (along_y[..., :, None] * along_x[..., None, :]).flatten(2)
+    target = target / target.sum(2, keepdim=True)
+    return -(target * heat.flatten(2).log_softmax(2)).sum(2).mean()
+
+
+def _centres(count: int, like: Tensor) -> Tensor:
+    return (torch.arange(count, device=like.device) + 0.5) / count
 
 
 def _read_pose(joints: np.ndarray, features: np.ndarray) -> Pose:
@@ -185,14 +211,15 @@ def train_judges(
         images = augment(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.Generator().manual_seed(step))
         positions, pose, actor, place = (x.to(device) for x in (positions, pose, actor, place))
         with torch.autocast(device.type, torch.bfloat16):
-            joints_out, pose_out, actor_out, place_out = judges(images.to(device))
+            heat, pose_out, actor_out, place_out = judges(images.to(device))
         terms = {
-            "joints": (joints_out - positions).abs().mean(),
+            "heat": heat_loss(heat, positions),
+            "joints": (joint_positions(heat) - positions).abs().mean(),
             "pose": (weight * F.smooth_l1_loss(pose_out.float(), pose, beta=0.05, reduction="none")).mean(),
             "actor": F.cross_entropy(actor_out.float(), actor),
             "place": F.cross_entropy(place_out.float(), place),
         }
-        total = 20 * terms["joints"] + 3 * terms["pose"] + 0.5 * terms["actor"] + 0.1 * terms["place"]
+        total = terms["heat"] + 10 * terms["joints"] + 3 * terms["pose"] + 0.5 * terms["actor"] + 0.1 * terms["place"]
         return {"loss": total, **terms}
 
     fit_module(judges, loss, fit, folder, report)

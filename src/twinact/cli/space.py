@@ -33,10 +33,10 @@ def build(
     """Build the space that action phrases span in a model's token embeddings."""
     target = new_file(with_suffix(out, _SUFFIX))
     texts = None if phrases is None else _read_phrases(phrases)
-    from twinact.workflow import default_space
+    from twinact.workflow import build_space
 
     backbone = open_model(model)
-    default_space(backbone, rank, slots=slots, phrases=texts).save(target)
+    build_space(backbone, rank, slots=slots, phrases=texts).save(target)
     typer.echo(target)
     say(f"look at it: twinact space show {shlex.quote(str(target))}")
 

@@ -16,7 +16,7 @@ app = typer.Typer(help="Draw from the procedural world.", no_args_is_help=True)
 
 @nano_app.command("train")
 def train(
-    out: Annotated[Path, typer.Option("--out", help="Run folder; the model comes into its folder 'model'.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the model comes into its folder 'nano'.")],
     parts: Annotated[list[str] | None, typer.Option(help="Train only this part; may be given again.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw pictures.")] = 1,
 ) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessorPil
 
+from twinact.backbones import load
 from twinact.bench.judges import train_judges
 from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import contact_sheet
@@ -23,6 +24,7 @@ from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.unet import build_scheduler, train_unet
 from twinact.nano.vae import train_vae
 from twinact.nano.vision import train_vision
+from twinact.workflow import SPACE_FILE, build_space
 from twinact.world.captions import with_article
 from twinact.world.places import PLACES
 from twinact.world.scene import WORLD_VERSION
@@ -46,7 +48,7 @@ def train_nano(
     workers: int = 1,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Train the parts that are not finished yet and write the model folder ``run/model``.
+    """Train the parts that are not finished yet and write the model folder ``run/nano``.
 
     Args:
         recipe: All numbers; stored as ``run/recipe.json``.
@@ -59,7 +61,7 @@ def train_nano(
     (run / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = run / "model"
+    model = run / "nano"
     tokenizer = build_tokenizer(recipe.max_tokens)
     if "judges" in parts:
         train_judges(recipe, run / "judges", workers, device, report).save(model / "judges")
@@ -78,6 +80,7 @@ def train_nano(
         unet = train_unet(recipe, vae, text, tokenizer, run / "unet", workers, report, preview)
         vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report) if "vision" in parts else None
         _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
+        build_space(load(model, device="cpu")).save(model / SPACE_FILE)
     card = {
         "world_version": WORLD_VERSION,
         "recipe": asdict(recipe),

@@ -82,14 +82,14 @@ def sample_free_pose(rng: np.random.Generator) -> Pose:
     values = rng.uniform(low, high)
     rest = _REST + _JITTER * rng.uniform(-1, 1, len(_REST))
     names = list(DOF_NAMES)
-    if rng.random() < 0.6:  # most pictures stand upright, on the ground
+    if rng.random() < 0.7:  # most figures stand upright, on the ground
         values[names.index("root_rotation")] = rng.normal(0, 12)
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         values[names.index("clearance")] = 0.0
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         values[names.index("torso_lean")] = rng.normal(0, 6)
     for limb in ("l_shoulder l_elbow", "r_shoulder r_elbow", "l_hip l_knee", "r_hip r_knee", "head_tilt", "head_turn"):
-        if rng.random() < 0.25:
+        if rng.random() < 0.3:
             for name in limb.split():
                 values[names.index(name)] = rest[names.index(name)]
     return Pose.from_array(values)

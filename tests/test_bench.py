@@ -1,0 +1,94 @@
+"""Judges, metrics and tasks of the benchmark."""
+
+import numpy as np
+import pytest
+import torch
+
+from twinact.bench.judges import Judges, Verdict, heat_loss, joint_positions
+from twinact.bench.metrics import Asked, Share, score
+from twinact.bench.tasks import asks, best_text
+from twinact.nano.recipe import RECIPE
+from twinact.world.meanings import meanings
+from twinact.world.pose import PartialPose, Pose
+from twinact.world.sampling import sample_free_pose
+from twinact.world.skeleton import JOINT_NAMES, Proportions, limb_angles, skeleton
+from twinact.world.splits import CUSTOM_ACTIONS, CustomAction
+
+
+def test_wilson_interval_has_the_published_values() -> None:
+    # Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662.
+    low, high = Share(81, 263).interval
+    assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert Share(0, 20).interval[0] == 0.0 and Share(20, 20).interval[1] == 1.0
+
+
+def test_score_counts_action_actor_joint_place_and_leak() -> None:
+    action = PartialPose.parse("l_shoulder=90 r_shoulder=90")
+    right, wrong = Pose(l_shoulder=95, r_shoulder=88), Pose(l_shoulder=90, r_shoulder=10)
+    asked = Asked(action, "robot", "park", leaked_actors=("panda",))
+    verdicts = [
+        Verdict(right, "robot", "park"),
+        Verdict(wrong, "robot", "moon"),
+        Verdict(right, "panda", "park"),
+        Verdict(wrong, "fox", "park"),
+    ]
+    scores = score(verdicts, [asked] * 4)
+    counts = [s.successes for s in (scores.action, scores.actor, scores.joint, scores.place, scores.leak)]
+    assert counts == [2, 2, 1, 3, 1]
+    assert scores.near == pytest.approx((1 + 0.5 + 1 + 0.5) / 4)
+
+
+def test_asks_are_repeatable_and_never_name_an_exemplar_actor() -> None:
+    for action in CUSTOM_ACTIONS.values():
+        chosen = asks(action, RECIPE.actors, RECIPE.places)
+        assert chosen == asks(action, RECIPE.actors, RECIPE.places)
+        actors = [ask.asked.actor for ask in chosen]
+        assert len(set(actors)) == 10 and not set(actors) & set(action.actors)
+        assert all("<act>" in ask.prompt and ask.asked.actor in ask.prompt for ask in chosen)
+
+
+def test_best_text_finds_the_words_for_poses_that_have_them() -> None:
+    def custom(terms: str) -> CustomAction:
+        pose = Pose().with_values({n: t.value for n, t in PartialPose.parse(terms).targets.items()})
+        values = tuple(getattr(pose, name) for name in next(iter(CUSTOM_ACTIONS.values())).pose.targets)
+        return CustomAction("probe", "free", values, ("robot",))
+
+    handstand = meanings()["doing a handstand"][0]
+    terms = " ".join(f"{n}={t.value:g}" for n, t in handstand.targets.items())
+    found = best_text(custom(terms))
+    assert found in meanings() and meanings()[found][0].holds(
+        Pose(**{n: t.value for n, t in handstand.targets.items()})
+    )
+    both = custom("l_shoulder=90 l_elbow=90 r_shoulder=90 r_elbow=90 l_hip=75 l_knee=-75 r_hip=75 r_knee=-75")
+    first, second = best_text(both, pairs=True).split(" and ")
+    assert {first, second} <= set(meanings())
+
+
+def test_heat_maps_give_back_positions() -> None:
+    positions = torch.tensor([[[0.25, 0.5], [0.7, 0.9]]])
+    heat = torch.full((1, 2, 32, 32), -20.0)
+    for joint, (x, y) in enumerate(positions[0].tolist()):
+        heat[0, joint, round(y * 32 - 0.5), round(x * 32 - 0.5)] = 20.0
+    assert torch.allclose(joint_positions(heat), positions, atol=1 / 64)
+    better, worse = heat_loss(heat, positions), heat_loss(heat, positions.flip(1))
+    assert better < worse
+
+
+def test_limb_angles_undo_the_skeleton() -> None:
+    for seed in range(50):
+        pose = sample_free_pose(np.random.default_rng(seed))
+        points = {name: complex(*point) for name, point in skeleton(pose, Proportions()).items()}
+        assert set(points) == set(JOINT_NAMES)
+        for name, value in limb_angles(points, pose.root_rotation).items():
+            assert value == pytest.approx(getattr(pose, name), abs=1e-6), name
+
+
+def test_judges_save_and_load(tmp_path) -> None:
+    torch.manual_seed(0)
+    judges = Judges().eval()
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+    judges.save(tmp_path)
+    again = Judges.load(tmp_path)
+    for a, b in zip(judges.judge(list(pictures)), again.judge(list(pictures)), strict=True):
+        assert (a.actor, a.place) == (b.actor, b.place)
+        assert np.allclose(a.pose.as_array(), b.pose.as_array(), atol=1.0)

@@ -1,0 +1,184 @@
+"""The report: one page that holds everything, says what the numbers say, and takes any text."""
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from twinact.action import Explanation
+from twinact.bench.metrics import Scores, Share
+from twinact.charts import Group, coefficients, forest, percent_text, signed
+from twinact.report import report_html
+from twinact.report_data import MethodResult, Picture, ReportData, Seen, Strip, lead, result
+
+VOID = {"meta", "link", "img", "line", "circle", "rect", "br"}
+
+
+def picture(alt: str = "a picture", seen: Seen | None = None) -> Picture:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(buffer, "PNG")
+    return Picture(buffer.getvalue(), alt, seen)
+
+
+def scores(joint: int, count: int = 24) -> Scores:
+    share = Share(joint, count)
+    return Scores(action=share, actor=share, joint=share, place=share, leak=Share(0, count), near=0.5)
+
+
+def method(name: str, joint: int) -> MethodResult:
+    seen = Seen(action=joint > 0, actor=False, leak=True)
+    return MethodResult(name, "how it works", ((picture(seen=seen), picture()),) * 3, scores(joint))
+
+
+def report(ours: int = 12, words: int = 3, free: int = 5) -> ReportData:
+    strip = Strip("Along 0:1", "text", ("−1", "+1"), ((picture(), picture()),))
+    return ReportData(
+        name="leap",
+        shown=("a panda", "a fox"),
+        exemplars=((picture(), "a panda <act> in a park"),) * 5,
+        explanation=Explanation((("jumping", 0.9, 0.6), ("hopping", 0.6, 0.4)), ((0, 1, 2.5), (1, 0, -1.0)), 1.2, 2.0),
+        phrase_count=832,
+        map_png=picture().png,
+        scree_png=picture().png,
+        actors=("a robot", "a chef", "a tiger"),
+        places=("in a park", "on the moon"),
+        truths=(picture(),) * 3,
+        methods=(method("TwinAct", ours), method("words", words), method("Textual Inversion", free)),
+        ceiling=scores(23),
+        adjusting=(strip,),
+        combining=(strip,),
+        settings={"seed": "0"},
+        seconds={"learning": 40.0, "drawing": 2.5},
+        versions={"torch": "2"},
+        commands=(("all", "twinact demo"),),
+    )
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, and collects elements with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def test_page_holds_everything_and_asks_for_nothing() -> None:
+    html = report_html(report())
+    page = Page(html)
+    assert not {tag for tag, _ in page.elements} & {"script", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "xlink:href"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, name)
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"url\(|@import|https?:", html)
+
+
+def test_every_picture_has_a_text() -> None:
+    page = Page(report_html(report()))
+    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
+    # The column of what is asked for stands in all three tables; the hero shows one picture an actor.
+    assert len(pictures) == 3 + 5 + 3 * 3 * (2 + 1) + 2 + 2 * 2
+    assert all(attributes["alt"] for attributes in pictures)
+    assert "a picture; judged: action right, an exemplar's actor instead" in {a["alt"] for a in pictures}
+    charts = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert charts
+    assert all(chart["aria-label"] and chart["role"] == "img" for chart in charts)
+
+
+def test_all_text_is_escaped() -> None:
+    evil = "<script>alert('&')</script>\"><img src=x onerror=1>"
+    data = report()
+    row = method(evil, 3)
+    evil_strip = Strip(evil, evil, (evil, evil), ((picture(evil), picture(evil)),))
+    data = replace(
+        data,
+        name=evil,
+        shown=(evil,),
+        exemplars=((picture(evil), evil),),
+        explanation=replace(data.explanation, phrases=((evil, 0.5, 1.0),)),
+        actors=(evil,) * 3,
+        places=(evil, evil),
+        truths=(picture(evil),) * 3,
+        methods=(replace(row, how=evil), row),
+        adjusting=(evil_strip,),
+        combining=(evil_strip,),
+        settings={evil: evil},
+        seconds={evil: 1.0},
+        versions={evil: evil},
+        commands=((evil, evil),),
+    )
+    page = Page(report_html(data))
+    assert not {tag for tag, _ in page.elements} & {"script"}
+    assert all("onerror" not in attributes for _, attributes in page.elements)
+    assert page.text.count(evil) >= 20
+
+
+@pytest.mark.parametrize(
+    ("ours", "words", "free", "expected"),
+    [
+        (20, 3, 5, "So TwinAct is ahead of Textual Inversion here, with 95 % intervals that do not overlap."),
+        (12, 3, 9, "So TwinAct is ahead of Textual Inversion here, but the 95 % intervals overlap"),
+        (9, 12, 3, "So words is ahead of TwinAct here, but the 95 % intervals overlap"),
+        (3, 2, 20, "So Textual Inversion is ahead of TwinAct here, with 95 % intervals that do not overlap."),
+        (7, 2, 7, "So TwinAct and Textual Inversion are level here."),
+        (0, 0, 0, "So no method succeeded here."),
+    ],
+)
+def test_result_says_what_the_numbers_say(ours: int, words: int, free: int, expected: str) -> None:
+    text = result(report(ours, words, free))
+    assert f"{ours} of 24 pictures" in text
+    assert f"{words} with words" in text
+    assert f"{free} with Textual Inversion" in text
+    assert expected in text
+
+
+def test_lead_names_the_exemplars() -> None:
+    assert lead(report()) == "An action that no phrase names, learned from 5 pictures of a panda and a fox"
+
+
+def test_numbers_stand_on_the_page() -> None:
+    text = Page(report_html(report())).text
+    assert "50 %" in text
+    assert "[31, 69]" in text  # Wilson's interval of 12 in 24
+    assert "42 s" in text.replace("43", "42")  # 42.5 s together
+    assert "twinact demo" in text
+
+
+def test_forest_draws_shares_where_they_are() -> None:
+    svg = forest([Group("right", [("a", Share(1, 2)), ("b", Share(0, 0))])], "label")
+    assert svg.count("<circle") == 1  # nothing was counted for b
+    assert "50 % [9, 91]" in svg
+    assert percent_text(Share(0, 0)) in svg
+
+
+def test_coefficients_point_to_their_side() -> None:
+    svg = coefficients([(0, 3, 2.0), (2, 1, -1.0)], "label")
+    widths = [float(width) for width in re.findall(r'class="(?:plus|minus)"[^>]* width="([\d.]+)"', svg)]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=0.1)
+    assert "0:3" in svg
+    assert "−1.0" in svg
+    assert coefficients([(0, 0, 0.0)], "an action at the middle")
+
+
+def test_signed_numbers_have_a_real_minus() -> None:
+    assert (signed(1.5), signed(-3)) == ("+1.5", "−3.0")
