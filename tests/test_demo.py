@@ -15,6 +15,7 @@ from twinact.backbones import load
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Asked
+from twinact.bench.tasks import said
 from twinact.demo import DemoConfig, run_demo, true_drawing
 from twinact.demo_folder import MARKER, DemoFolder, read_marker
 from twinact.encoders import FOLDER
@@ -30,7 +31,6 @@ from twinact.shots import (
     draw_shots,
     grid_asks,
     phrase_action,
-    said,
     strongest_components,
 )
 from twinact.space import ActionSpace

@@ -10,7 +10,7 @@ from twinact.errors import DataError
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
-from twinact.world.captions import caption, is_participle
+from twinact.world.captions import caption, follows_directly
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, distance
@@ -95,7 +95,8 @@ def test_captions_vary_and_leave_the_place_out_sometimes() -> None:
     rng = np.random.default_rng(0)
     wordings = {caption("robot", ("arms crossed", "kicking left"), "in a park", rng) for _ in range(200)}
     assert len(wordings) > 20
-    assert is_participle("kicking left") and not is_participle("arms crossed")
+    assert follows_directly("kicking left") and follows_directly("in a sumo stance")
+    assert follows_directly("disco dancing left") and not follows_directly("arms crossed")
 
 
 def test_custom_actions_are_eight_of_each_kind_and_held_out() -> None:

@@ -21,8 +21,7 @@ from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Asked, score
-from twinact.bench.tasks import Ask, best_text
-from twinact.cli.terminal import progress, say
+from twinact.bench.tasks import Ask, best_text, said
 from twinact.configs import LearnConfig
 from twinact.demo_folder import DemoFolder, read_marker
 from twinact.errors import ConfigError
@@ -44,10 +43,10 @@ from twinact.shots import (
     grid_asks,
     phrase_action,
     png_bytes,
-    said,
     strongest_components,
 )
 from twinact.space import ActionSpace
+from twinact.terminal import progress, say
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
 from twinact.world.captions import with_article
 from twinact.world.draw import draw

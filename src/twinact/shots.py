@@ -20,7 +20,7 @@ from twinact.files import atomic_write_bytes, tensor_hash
 from twinact.nano.recipe import RECIPE
 from twinact.sample import generate
 from twinact.space import ActionSpace
-from twinact.world.captions import is_participle, with_article
+from twinact.world.captions import with_article
 from twinact.world.places import PLACES
 from twinact.world.splits import CustomAction, exemplar_scenes
 
@@ -74,11 +74,6 @@ def grid_asks(custom: CustomAction, actors: int, places: int) -> list[Ask]:
         )
         for index, (actor, place) in enumerate((actor, place) for actor in chosen for place in where)
     ]
-
-
-def said(prompt: str, words: str) -> str:
-    """A prompt with words for the action, joined to the actor as captions do: "jumping", but "with arms crossed"."""
-    return prompt.replace(PLACEHOLDER, words if is_participle(words) else f"with {words}")
 
 
 def strongest_components(action: Action, space: ActionSpace, count: int) -> list[tuple[int, int]]:

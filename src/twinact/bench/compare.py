@@ -17,7 +17,7 @@ from PIL import Image
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Scores, Share, score
-from twinact.bench.tasks import Ask, asks, best_text
+from twinact.bench.tasks import Ask, asks, best_text, said
 from twinact.configs import LearnConfig
 from twinact.encoders import ActionEncoder
 from twinact.files import atomic_write_bytes
@@ -118,7 +118,7 @@ def _pictures(
         return [_read(path) for path in paths]
     vectors: Mapping[str, Sequence[torch.Tensor]] | None = None
     words = words_for(action, method)
-    prompts = [ask.prompt if words is None else ask.prompt.replace(PLACEHOLDER, words) for ask in asked]
+    prompts = [ask.prompt if words is None else said(ask.prompt, words) for ask in asked]
     if words is None:
         with tempfile.TemporaryDirectory() as exemplars:
             write_exemplars(action, Path(exemplars), backbone.image_size, RECIPE.places)

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from twinact.bench.metrics import Asked
-from twinact.world.captions import with_article
+from twinact.world.captions import follows_directly, with_article
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose
@@ -71,18 +71,23 @@ def best_text(action: CustomAction, pairs: bool = False) -> str:
     best = int(single.argmin())
     if not pairs:
         return phrases[best]
-    said = _said()[:, columns]
+    named = _named()
     text, least = phrases[best], single[best]
     rest_cost = cost[0]  # row 0 is the figure at ease
     for first in np.argsort(single)[:200]:
         # A second phrase that names other joints replaces what the first leaves at ease.
-        compatible = ~(_said() & _said()[first]).any(1)
-        joined = np.where(said[first], cost[first], np.where(said, cost, rest_cost)).sum(1)
+        compatible = ~(named & named[first]).any(1)
+        joined = np.where(named[first, columns], cost[first], np.where(named[:, columns], cost, rest_cost)).sum(1)
         joined[~compatible] = np.inf
         second = int(joined.argmin())
         if joined[second] < least:
             text, least = f"{phrases[first]} and {phrases[second]}", joined[second]
     return text
+
+
+def said(prompt: str, words: str) -> str:
+    """A prompt with words for the action, joined to the actor as captions do: "jumping", but "with arms crossed"."""
+    return prompt.replace(PLACEHOLDER, words if follows_directly(words) else f"with {words}")
 
 
 @cache
@@ -97,7 +102,7 @@ def _phrase_poses() -> tuple[list[str], np.ndarray]:
 
 
 @cache
-def _said() -> np.ndarray:
+def _named() -> np.ndarray:
     table = meanings()
     rows: list[PartialPose] = [table[p][0] if p in table else PartialPose({}) for p in _phrase_poses()[0]]
     return np.array([[name in row.targets for name in DOFS] for row in rows])

@@ -13,8 +13,8 @@ from typer.core import TyperGroup
 
 from twinact import __version__
 from twinact.cli import actions, bench, space, world
-from twinact.cli.terminal import say
 from twinact.errors import ConfigError, TwinactError
+from twinact.terminal import say
 
 
 class _Commands(TyperGroup):

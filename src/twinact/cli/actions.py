@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinact import __version__
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, progress, say, with_suffix
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
 from twinact.configs import METHODS, PRECISIONS, SCHEDULES, LearnConfig
 from twinact.errors import ConfigError, DataError
 from twinact.outputs import PictureFolder, new_file
+from twinact.terminal import progress, say
 
 if TYPE_CHECKING:
     from twinact.action import Action

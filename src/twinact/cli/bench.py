@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from twinact.cli.terminal import AsJson, open_model, say
+from twinact.cli.terminal import AsJson, open_model
 from twinact.configs import LearnConfig
 from twinact.errors import ConfigError
+from twinact.terminal import say
 
 app = typer.Typer(help="Compare methods on the held-out actions.", no_args_is_help=True)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, say, with_suffix
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
 from twinact.errors import DataError
 from twinact.outputs import new_file
+from twinact.terminal import say
 
 if TYPE_CHECKING:
     from twinact.space import ActionSpace

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, open_model, progress, say
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, open_model
 from twinact.errors import ConfigError
 from twinact.outputs import new_file, new_folder
+from twinact.terminal import progress, say
 
 nano_app = typer.Typer(help="Make and measure the embedded model.", no_args_is_help=True)
 app = typer.Typer(help="Draw from the procedural world.", no_args_is_help=True)

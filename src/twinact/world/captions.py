@@ -13,9 +13,14 @@ def with_article(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def is_participle(phrase: str) -> bool:
-    """Whether a phrase is a verb in -ing form ("waving the left hand") and not an absolute one ("arms crossed")."""
-    return phrase.split()[0].endswith("ing")
+def follows_directly(phrase: str) -> bool:
+    """Whether a phrase follows its actor as it is ("waving", "in a squat"), or needs a "with" ("arms crossed")."""
+    first, *rest = phrase.split()
+    return first.endswith("ing") or first in _STARTS or (first in _SPORTS and rest[0].endswith("ing"))
+
+
+_STARTS = frozenset("in on down turned curled flipped upside".split())
+_SPORTS = frozenset("disco side speed slam sumo flamenco tango tuck".split())
 
 
 def caption(
@@ -28,7 +33,7 @@ def caption(
         phrases: Zero to two action phrases, in the order in which they are said.
         place: Text of a place such as "in a park", or None to leave it unsaid.
         rng: Chooses the wording.
-        placeholder: The single phrase is a placeholder token, which reads like a participle.
+        placeholder: The single phrase is a placeholder token, which follows its actor directly.
     """
     who = with_article(actor)
     if rng.random() < 0.4:
@@ -48,14 +53,14 @@ def _join(phrases: list[str], rng: np.random.Generator, placeholder: bool) -> st
     if not phrases:
         return ""
     first = phrases[0]
-    participle = placeholder or is_participle(first)
-    text = f" {first}" if participle else (f" with {first}" if rng.random() < 0.7 else f", {first}")
-    if participle and rng.random() < 0.2:
+    direct = placeholder or follows_directly(first)
+    text = f" {first}" if direct else (f" with {first}" if rng.random() < 0.7 else f", {first}")
+    if direct and first.split()[0].endswith("ing") and rng.random() < 0.2:
         text = f" who is {first}"
     for phrase in phrases[1:]:
-        if is_participle(phrase):
-            link = (" and ", " while ", ", ")[rng.integers(3)] if participle else ", "
+        if follows_directly(phrase):
+            link = (" and ", " while ", ", ")[rng.integers(3)] if direct else ", "
         else:
-            link = (" with ", ", ", " and ")[rng.integers(2 if participle else 3)]
+            link = (" with ", ", ", " and ")[rng.integers(2 if direct else 3)]
         text += link + phrase
     return text
