@@ -4,7 +4,9 @@ They are trained on pixels of the whole world (held-out actors too), with poses 
 any phrase, from other seeds and with another architecture than anything that a loss may see.
 """
 
+import cmath
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,8 @@ class Verdict:
 class Judges(nn.Module):
     """A convolutional network that finds the joints in heat maps, and reads the rest of the picture as a whole.
 
-    Limb angles follow from the joints (soft arg-max of the heat maps: Sun et al., "Integral Human Pose Regression",
-    2018); the body's rotation, its height above the ground, face and hands are regressed, actor and place classified.
+    Limb angles and the body's rotation follow from the joints (soft arg-max of the heat maps: Sun et al., "Integral
+    Human Pose Regression", 2018); height above the ground, face and hands are regressed, actor and place classified.
     """
 
     def __init__(self) -> None:
@@ -152,8 +154,11 @@ def _centres(count: int, like: Tensor) -> Tensor:
 def _read_pose(joints: np.ndarray, features: np.ndarray) -> Pose:
     whole = features_pose(features)
     points = {name: complex(*point) for name, point in zip(JOINT_NAMES, joints, strict=True)}
-    angles = limb_angles(points, whole.root_rotation)
-    return Pose.from_array(whole.with_values(angles).as_array())
+    # Hips are a few pixels apart, and the trunk's direction depends on its lean: together they are surer than either.
+    hips = points["l_hip"] - points["r_hip"]
+    trunk = 1j * (points["neck"] - points["pelvis"]) * cmath.exp(-1j * math.radians(whole.torso_lean))
+    root = math.degrees(cmath.phase(hips / abs(hips) + trunk / abs(trunk)))
+    return Pose.from_array(whole.with_values({"root_rotation": root, **limb_angles(points, root)}).as_array())
 
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -64,10 +64,10 @@ class Recipe:
     caption_dropout: float = 0.1
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(30_000, 12, 1.5e-3, weight_decay=0.0))
-    unet: Fit = field(default_factory=lambda: Fit(137_600, 32, 8e-4))
-    vision: Fit = field(default_factory=lambda: Fit(60_000, 128, 1e-3))
-    encoder: Fit = field(default_factory=lambda: Fit(80_000, 128, 2e-3))
-    judge: Fit = field(default_factory=lambda: Fit(120_000, 64, 1.5e-3))
+    unet: Fit = field(default_factory=lambda: Fit(128_000, 32, 8e-4))
+    vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
+    encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
+    judge: Fit = field(default_factory=lambda: Fit(380_000, 64, 1.5e-3))
 
 
 RECIPE = Recipe()

@@ -114,7 +114,7 @@ def limb_angles(joints: Mapping[str, complex], root_rotation: float) -> dict[str
 
     Args:
         joints: Position x + iy of the joints in any unit, x right and y down.
-        root_rotation: Rotation of the pelvis in degrees; hips are too close together to show it.
+        root_rotation: Rotation of the pelvis in degrees.
 
     Returns:
         ``torso_lean`` and the ``shoulder``, ``elbow``, ``hip`` and ``knee`` angles of both sides, in degrees.
