@@ -54,7 +54,7 @@ class Sampler:
     """How pictures are drawn: denoising steps and classifier-free guidance."""
 
     steps: int = 25
-    guidance: float = 4.0
+    guidance: float = RECIPE.guidance
 
 
 def grid_asks(custom: CustomAction, actors: int, places: int) -> list[Ask]:

@@ -13,6 +13,7 @@ from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
 from twinact.exemplars import load_exemplars
 from twinact.methods import make_method
+from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.space import ActionSpace
 from twinact.train import StepRecord, TrainResult, train
@@ -23,6 +24,11 @@ SPACE_FILE = "phrases.space.safetensors"
 def open_model(model: str | Path = "nano") -> Backbone:
     """The model of a name, a folder in diffusers layout or a Hugging Face name; see `twinact.backbones.load`."""
     return load(model)
+
+
+def default_guidance(backbone: Backbone) -> float:
+    """Classifier-free guidance that suits a model: nano's own, otherwise what Stable Diffusion is mostly used with."""
+    return RECIPE.guidance if backbone.model_id.startswith("nano@") else 7.5
 
 
 def action_encoder(model: str | Path = "nano") -> ActionEncoder | None:

@@ -41,7 +41,7 @@ def compare(
     config: LearnConfig,
     actors: int = 10,
     steps: int = 25,
-    guidance: float = 4.0,
+    guidance: float = RECIPE.guidance,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Learn and draw every action with every method, with equal prompts and seeds, and judge the pictures.

@@ -124,7 +124,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture of a prompt.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures per action and prompt, with seeds one up.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 or less turns it off.")] = 4.0,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."),
+    ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
 ) -> None:
@@ -134,12 +137,14 @@ def generate(
     from twinact.exemplars import PLACEHOLDER
     from twinact.files import tensor_hash
     from twinact.sample import generate as draw
+    from twinact.workflow import default_guidance
 
     for text in prompt:
         if PLACEHOLDER not in text:
             raise DataError(f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it")
     loaded = [Action.load(path) for path in actions]
     backbone = open_model(model)
+    guidance = default_guidance(backbone) if guidance is None else guidance
     for action in loaded:
         action.check(model_id=backbone.model_id)
         backbone.encode_text(prompt, {PLACEHOLDER: action.vectors})  # too long a prompt is told before any picture

@@ -38,7 +38,7 @@ def evaluate(
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of the caption grammar.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of prompts and pictures.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 4.0,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; nano's own if not given.")] = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write the pictures as one PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -57,7 +57,7 @@ def prompts(count: int, seed: int) -> list[Prompt]:
 
 
 def evaluate_nano(
-    backbone: Backbone, judges: Judges, count: int, seed: int, *, steps: int = 25, guidance: float = 4.0,
+    backbone: Backbone, judges: Judges, count: int, seed: int, *, steps: int = 25, guidance: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[Image.Image]]:  # fmt: skip
     """Draw `count` prompts and judge them.
@@ -65,6 +65,7 @@ def evaluate_nano(
     Returns:
         Judged shares with intervals ("actor", "place", "action", "all", "both phrases") as JSON, and the pictures.
     """
+    guidance = RECIPE.guidance if guidance is None else guidance
     asked = prompts(count, seed)
     seeds = [seed + index for index in range(count)]
     pictures = generate(

@@ -41,6 +41,7 @@ class Recipe:
         figure_weight: Weight of the denoising loss inside the figure, outside is 1.
         noise_bias: How much more often noisy timesteps are drawn (see `DDPMNoising.sample_t`).
         caption_dropout: Share of empty captions, for classifier-free guidance.
+        guidance: Classifier-free guidance that the finished model draws best with.
     """
 
     image_size: int = 64
@@ -62,6 +63,7 @@ class Recipe:
     figure_weight: float = 4.0
     noise_bias: float = 0.5
     caption_dropout: float = 0.1
+    guidance: float = 2.0
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(30_000, 12, 1.5e-3, weight_decay=0.0))
     unet: Fit = field(default_factory=lambda: Fit(128_000, 32, 8e-4))
