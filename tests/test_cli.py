@@ -215,7 +215,7 @@ class TestGenerate:
         with Image.open(tmp_path / "out/leap_00001_8.png") as image:
             facts = json.loads(image.text["twinact"])
             parameters = image.text["parameters"]
-        assert parameters.startswith(f"{PROMPT}\nNegative prompt: \nSteps: 2, Sampler: DDIMScheduler, CFG scale: 4, ")
+        assert parameters.startswith(f"{PROMPT}\nNegative prompt: \nSteps: 2, Sampler: DDIMScheduler, CFG scale: 7.5, ")
         assert "Seed: 8, Size: 32x32, " in parameters
         assert facts["prompt"] == PROMPT
         assert facts["seed"] == 8
