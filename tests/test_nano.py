@@ -124,5 +124,11 @@ def test_whole_recipe_at_toy_size(tmp_path: Path) -> None:
     )
     model = train_nano(recipe, tmp_path / "run", workers=0, report=lambda _line: None)
     pipeline = DiffusionPipeline.from_pretrained(model)
+    further = train_nano(recipe, tmp_path / "further", start=model, workers=0, report=lambda _line: None)
+    again = DiffusionPipeline.from_pretrained(further)
+    for kept in ("vae", "text_encoder"):
+        for before, after in zip(getattr(pipeline, kept).parameters(), getattr(again, kept).parameters(), strict=True):
+            assert torch.equal(before, after), f"{kept} must stay as it was"
+    assert not torch.equal(next(pipeline.unet.parameters()), next(again.unet.parameters()))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a robot kicking left", num_inference_steps=2, height=64, width=64).images[0].size == (64, 64)

@@ -198,12 +198,9 @@ def free_scene(rng: np.random.Generator) -> Scene:
     return Scene(actor, sample_free_pose(rng), place, sample_camera(rng), int(rng.integers(2**31)))
 
 
-def train_judges(
-    recipe: Recipe, folder: Path, workers: int, device: torch.device, report: Callable[[str], None]
-) -> Judges:
-    """Train on freely drawn poses with blur, noise, contrast and colour shifts."""
-    torch.manual_seed(recipe.seed + STREAM)
-    judges, fit = Judges().to(device), recipe.judge
+def train_judges(recipe: Recipe, judges: Judges, folder: Path, workers: int, report: Callable[[str], None]) -> None:
+    """Train `judges`, where they are, on freely drawn poses with blur, noise, contrast and colour shifts."""
+    fit, device = recipe.judge, next(judges.parameters()).device
     start = finished_steps(folder) * fit.batch_size
     indices = range(start, fit.steps * fit.batch_size)
     loader = iter(DataLoader(_FreeScenes(recipe), fit.batch_size, sampler=indices, num_workers=workers))
@@ -228,7 +225,6 @@ def train_judges(
         return {"loss": total, **terms}
 
     fit_module(judges, loss, fit, folder, report)
-    return judges
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -19,9 +19,12 @@ app = typer.Typer(help="Draw from the procedural world.", no_args_is_help=True)
 def train(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the model comes into its folder 'nano'.")],
     parts: Annotated[list[str] | None, typer.Option(help="Train only this part; may be given again.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Model folder to go on from, keeping its text tower and VAE.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw pictures.")] = 1,
 ) -> None:
-    """Train nano from the world, from nothing. Stopped runs go on when the command is given again."""
+    """Train nano from the world, from nothing or from a model. Stopped runs go on when the command is given again."""
     if not (out / "recipe.json").is_file():
         new_folder(out)
     from twinact.nano.recipe import RECIPE
@@ -30,7 +33,7 @@ def train(
     for part in parts or ():
         if part not in PARTS:
             raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
-    typer.echo(train_nano(RECIPE, out, tuple(parts or PARTS), workers=workers, report=say))
+    typer.echo(train_nano(RECIPE, out, tuple(parts or PARTS), start=start, workers=workers, report=say))
 
 
 @nano_app.command("evaluate")

@@ -15,13 +15,13 @@ from torch import nn
 from transformers import CLIPImageProcessorPil
 
 from twinact.backbones import load
-from twinact.bench.judges import train_judges
+from twinact.bench.judges import Judges, train_judges
 from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import contact_sheet
 from twinact.nano.recipe import Recipe
 from twinact.nano.text import train_text
 from twinact.nano.tokenizer import build_tokenizer
-from twinact.nano.unet import build_scheduler, train_unet
+from twinact.nano.unet import build_scheduler, build_unet, train_unet
 from twinact.nano.vae import train_vae
 from twinact.nano.vision import train_vision
 from twinact.workflow import SPACE_FILE, build_space
@@ -45,6 +45,7 @@ def train_nano(
     run: Path,
     parts: tuple[str, ...] = PARTS,
     *,
+    start: Path | None = None,
     workers: int = 1,
     report: Callable[[str], None] = print,
 ) -> Path:
@@ -54,6 +55,8 @@ def train_nano(
         recipe: All numbers; stored as ``run/recipe.json``.
         run: Run folder; the same call goes on where an earlier one stopped.
         parts: Which parts to train now, of `PARTS`; the parts they build on are trained first.
+        start: A model folder to go on from: its text tower and VAE are kept as they are, its UNet and judges are
+            where training begins. None starts from nothing.
         workers: Processes that draw pictures.
         report: Receives lines about progress.
     """
@@ -62,22 +65,29 @@ def train_nano(
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run / "nano"
-    tokenizer = build_tokenizer(recipe.max_tokens)
+    torch.manual_seed(recipe.seed)
     if "judges" in parts:
-        train_judges(recipe, run / "judges", workers, device, report).save(model / "judges")
+        judges = (Judges() if start is None else Judges.load(start / "judges")).to(device)
+        train_judges(recipe, judges, run / "judges", workers, report)
+        judges.save(model / "judges")
     if parts == ("judges",):
         return model
-    vae = train_vae(recipe, run / "vae", workers, device, report)
+    if start is None:
+        tokenizer, unet = build_tokenizer(recipe.max_tokens), build_unet(recipe)
+        vae = train_vae(recipe, run / "vae", workers, device, report)
+        text = train_text(recipe, tokenizer, run / "text", workers, device, report)
+    else:
+        before = StableDiffusionPipeline.from_pretrained(start).to(device)
+        tokenizer, unet, vae, text = before.tokenizer, before.unet, before.vae, before.text_encoder
     if "encoder" in parts:
         train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
-    text = train_text(recipe, tokenizer, run / "text", workers, device, report)
     if "unet" in parts:
 
         def preview(unet: UNet2DConditionModel, step: int) -> None:
             pipeline = _pipeline(vae, text, tokenizer, unet, None)
             preview_sheet(pipeline, recipe).save(run / f"preview_{step:06d}.png")
 
-        unet = train_unet(recipe, vae, text, tokenizer, run / "unet", workers, report, preview)
+        train_unet(recipe, vae, text, tokenizer, unet, run / "unet", workers, report, preview)
         vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report) if "vision" in parts else None
         _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
         build_space(load(model, device="cpu")).save(model / SPACE_FILE)

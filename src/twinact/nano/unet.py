@@ -96,18 +96,19 @@ def train_unet(
     vae: AutoencoderKL,
     text: CLIPTextModel,
     tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
     folder: Path,
     workers: int,
     report: Callable[[str], None],
     preview: Callable[[UNet2DConditionModel, int], None] | None = None,
-) -> UNet2DConditionModel:
-    """Train the UNet with the denoising loss, weighted towards the figure, on (latents, caption) pairs."""
+) -> None:
+    """Train `unet` with the denoising loss, weighted towards the figure, on (latents, caption) pairs."""
     latents, masks = cache_latents(recipe, vae, folder / "latents", workers, report)
     report("unet: captions")
     part = trained_part(recipe)
     captions = [described(recipe, part, index, STREAM).caption for index in range(recipe.distinct_pictures)]
     device = vae.device
-    unet = build_unet(recipe).to(device)
+    unet.to(device)
     noising = DDPMNoising(build_scheduler().alphas_cumprod.to(device), "v_prediction")
     text.requires_grad_(False).eval()
 
@@ -133,7 +134,6 @@ def train_unet(
             preview(unet, step)
 
     fit_module(unet, loss, recipe.unet, folder, report, show)
-    return unet
 
 
 def _visit(recipe: Recipe, step: int) -> np.ndarray:
