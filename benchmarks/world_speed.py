@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 
+from twinact.nano.data import described
 from twinact.nano.recipe import RECIPE
 from twinact.world.draw import draw
 from twinact.world.sampling import Part
