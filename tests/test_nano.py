@@ -124,9 +124,10 @@ def test_whole_recipe_at_toy_size(tmp_path: Path) -> None:
     )
     model = train_nano(recipe, tmp_path / "run", workers=0, report=lambda _line: None)
     pipeline = DiffusionPipeline.from_pretrained(model)
-    further = train_nano(recipe, tmp_path / "further", start=model, workers=0, report=lambda _line: None)
+    further = train_nano(recipe, tmp_path / "further", ("unet",), start=model, workers=0, report=lambda _line: None)
     again = DiffusionPipeline.from_pretrained(further)
-    for kept in ("vae", "text_encoder"):
+    assert {path.name for path in further.iterdir()} == {path.name for path in model.iterdir()}
+    for kept in ("vae", "text_encoder", "image_encoder"):
         for before, after in zip(getattr(pipeline, kept).parameters(), getattr(again, kept).parameters(), strict=True):
             assert torch.equal(before, after), f"{kept} must stay as it was"
     assert not torch.equal(next(pipeline.unet.parameters()), next(again.unet.parameters()))

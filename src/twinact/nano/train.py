@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -65,6 +66,8 @@ def train_nano(
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run / "nano"
+    if start is not None and not model.exists():
+        shutil.copytree(start, model)  # what is not trained now stays as it was
     torch.manual_seed(recipe.seed)
     if "judges" in parts:
         judges = (Judges() if start is None else Judges.load(start / "judges")).to(device)
@@ -73,12 +76,13 @@ def train_nano(
     if parts == ("judges",):
         return model
     if start is None:
-        tokenizer, unet = build_tokenizer(recipe.max_tokens), build_unet(recipe)
+        tokenizer, unet, vision = build_tokenizer(recipe.max_tokens), build_unet(recipe), None
         vae = train_vae(recipe, run / "vae", workers, device, report)
         text = train_text(recipe, tokenizer, run / "text", workers, device, report)
     else:
         before = StableDiffusionPipeline.from_pretrained(start).to(device)
-        tokenizer, unet, vae, text = before.tokenizer, before.unet, before.vae, before.text_encoder
+        tokenizer, unet, vision = before.tokenizer, before.unet, before.image_encoder
+        vae, text = before.vae, before.text_encoder
     if "encoder" in parts:
         train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
     if "unet" in parts:
@@ -88,7 +92,8 @@ def train_nano(
             preview_sheet(pipeline, recipe).save(run / f"preview_{step:06d}.png")
 
         train_unet(recipe, vae, text, tokenizer, unet, run / "unet", workers, report, preview)
-        vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report) if "vision" in parts else None
+        if "vision" in parts:
+            vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
         _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
         build_space(load(model, device="cpu")).save(model / SPACE_FILE)
     card = {
