@@ -19,6 +19,7 @@ def test_wilson_interval_has_the_published_values() -> None:
     # Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662.
     low, high = Share(81, 263).interval
     assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert Share(0, 0).as_json() == {"share": None, "low": 0.0, "high": 1.0, "count": 0}
     assert Share(0, 20).interval[0] == 0.0 and Share(20, 20).interval[1] == 1.0
 
 

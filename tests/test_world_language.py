@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twinact import PLACEHOLDER
 from twinact.errors import DataError
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
@@ -15,7 +16,7 @@ from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, distance
 from twinact.world.sampling import Part, sample_described, sample_free_pose
-from twinact.world.splits import CUSTOM_ACTIONS, PLACEHOLDER, is_held_out_pose, write_exemplars
+from twinact.world.splits import CUSTOM_ACTIONS, is_held_out_pose, write_exemplars
 
 FUNCTION_WORDS = frozenset(
     "a an the of in on at to with over and into from for behind under between against like up down out off by around "

@@ -1,3 +1,6 @@
 """Teach a text-to-image model an action from a few pictures, apart from who does it and where."""
 
 __version__ = "0.1.0"
+
+PLACEHOLDER = "<act>"
+"""Stands in prompts and captions where the action goes."""

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from twinact import PLACEHOLDER
 from twinact.errors import ConfigError, DataError
 
-PLACEHOLDER = "<act>"
 DEFAULT_CAPTION = f"a photo of someone {PLACEHOLDER}"
 CAPTIONS_FILE = "captions.json"
 FORMATS = ("PNG", "JPEG", "WEBP")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.base import Backbone, TokenTable
 from twinact.bench.metrics import Asked
 from twinact.bench.tasks import Ask
 from twinact.charts import signed
-from twinact.exemplars import PLACEHOLDER
 from twinact.files import atomic_write_bytes, tensor_hash
 from twinact.nano.recipe import RECIPE
 from twinact.sample import generate

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Scores, Share, score
@@ -24,7 +25,7 @@ from twinact.files import atomic_write_bytes
 from twinact.nano.recipe import RECIPE
 from twinact.sample import generate
 from twinact.workflow import learn
-from twinact.world.splits import CUSTOM_ACTIONS, PLACEHOLDER, CustomAction, write_exemplars
+from twinact.world.splits import CUSTOM_ACTIONS, CustomAction, write_exemplars
 
 METHODS = ("twinact", "textual-inversion", "one phrase", "two phrases")
 _LEARNED = ("twinact", "textual-inversion")
@@ -95,9 +96,7 @@ def summary(scores: Sequence[Scores]) -> dict[str, Any]:
     pooled: dict[str, Any] = {}
     for name in ("joint", "action", "actor", "place", "leak"):
         shares: list[Share] = [getattr(s, name) for s in scores]
-        share = Share(sum(s.successes for s in shares), sum(s.count for s in shares))
-        low, high = share.interval
-        pooled[name] = {"share": round(share.value, 4), "low": round(low, 4), "high": round(high, 4)}
+        pooled[name] = Share(sum(s.successes for s in shares), sum(s.count for s in shares)).as_json()
     pooled["angles within tolerance"] = round(sum(s.near for s in scores) / len(scores), 4)
     pooled["pictures"] = sum(s.joint.count for s in scores)
     return pooled

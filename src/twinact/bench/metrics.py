@@ -36,6 +36,12 @@ class Share:
         half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n**2))
         return max(0.0, centre - half), min(1.0, centre + half)
 
+    def as_json(self) -> dict[str, float | None]:
+        """Share, bounds and count for a results file; the share of no pictures is null."""
+        low, high = self.interval
+        value = round(self.value, 4) if self.count else None
+        return {"share": value, "low": round(low, 4), "high": round(high, 4), "count": self.count}
+
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

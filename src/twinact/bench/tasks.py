@@ -6,12 +6,13 @@ from functools import cache
 
 import numpy as np
 
+from twinact import PLACEHOLDER
 from twinact.bench.metrics import Asked
 from twinact.world.captions import follows_directly, with_article
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose
-from twinact.world.splits import PLACEHOLDER, CustomAction
+from twinact.world.splits import CustomAction
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinact import __version__
+from twinact import PLACEHOLDER, __version__
 from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
 from twinact.configs import METHODS, PRECISIONS, SCHEDULES, LearnConfig
 from twinact.errors import ConfigError, DataError
@@ -134,7 +134,6 @@ def generate(
     """Draw every action with every prompt."""
     folder = PictureFolder(out)
     from twinact.action import Action
-    from twinact.exemplars import PLACEHOLDER
     from twinact.files import tensor_hash
     from twinact.sample import generate as draw
     from twinact.workflow import default_guidance

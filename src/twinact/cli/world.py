@@ -70,7 +70,7 @@ def evaluate(
         typer.echo(json.dumps(facts, indent=2))
         return
     for name, value in drawn.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value["share"] is not None:
             typer.echo(f"{name}: {100 * value['share']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]")
 
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.noising import Noised
-from twinact.exemplars import PLACEHOLDER
 from twinact.losses import denoising_loss
 
 

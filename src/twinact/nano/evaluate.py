@@ -91,11 +91,9 @@ def _shares(asked: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, A
     }
 
 
-def share(hits: Sequence[bool]) -> dict[str, float]:
+def share(hits: Sequence[bool]) -> dict[str, float | None]:
     """A share with its Wilson interval, for JSON."""
-    value = Share(sum(hits), len(hits))
-    low, high = value.interval
-    return {"share": round(value.value, 4), "low": round(low, 4), "high": round(high, 4), "count": len(hits)}
+    return Share(sum(hits), len(hits)).as_json()
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
 
 from twinact.nano.data import picture_batches, trained_part
 from twinact.nano.fit import finished_steps, fit_module
@@ -70,13 +69,6 @@ def train_vae(
 def psnr(error: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of an error in [-1, 1] pictures."""
     return 10 * torch.log10(4 / error.square().mean())
-
-
-@torch.no_grad()
-def reconstruct_psnr(vae: AutoencoderKL, images: Tensor) -> float:
-    """PSNR in dB of pictures (b, 3, h, w) in [-1, 1] after encoding and decoding, averaged over pictures."""
-    decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
-    return float((10 * torch.log10(4 / F.mse_loss(decoded, images, reduction="none").mean((1, 2, 3)))).mean())
 
 
 @torch.no_grad()

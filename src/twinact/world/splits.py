@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from twinact import PLACEHOLDER
 from twinact.world.captions import with_article
 from twinact.world.draw import draw, joints
 from twinact.world.places import PLACES
@@ -16,7 +17,6 @@ from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, Target
 from twinact.world.scene import WORLD_VERSION, Camera, Scene
 from twinact.world.skeleton import JOINT_NAMES
 
-PLACEHOLDER = "<act>"
 Kind = Literal["combination", "between", "free"]
 
 # Order of the numbers in the tables below.
