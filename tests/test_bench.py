@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from twinact.bench.judges import Judges, Verdict, heat_loss, joint_positions
+from twinact.bench.calibrate import Case, accuracy, drawn_scenes, false_alarms, hardest, judged
+from twinact.bench.judges import Judges, Verdict
 from twinact.bench.metrics import Asked, Share, score
 from twinact.bench.tasks import asks, best_text
+from twinact.nano.heatmaps import heat_loss, joint_positions
 from twinact.nano.recipe import RECIPE
 from twinact.world.meanings import meanings
 from twinact.world.pose import PartialPose, Pose
@@ -54,12 +56,10 @@ def test_best_text_finds_the_words_for_poses_that_have_them() -> None:
         values = tuple(getattr(pose, name) for name in next(iter(CUSTOM_ACTIONS.values())).pose.targets)
         return CustomAction("probe", "free", values, ("robot",))
 
-    handstand = meanings()["doing a handstand"][0]
-    terms = " ".join(f"{n}={t.value:g}" for n, t in handstand.targets.items())
+    kick = meanings()["side kicking left"][0]
+    terms = " ".join(f"{n}={t.value:g}" for n, t in kick.targets.items())
     found = best_text(custom(terms))
-    assert found in meanings() and meanings()[found][0].holds(
-        Pose(**{n: t.value for n, t in handstand.targets.items()})
-    )
+    assert found in meanings() and meanings()[found][0].holds(Pose(**{n: t.value for n, t in kick.targets.items()}))
     both = custom("l_shoulder=90 l_elbow=90 r_shoulder=90 r_elbow=90 l_hip=75 l_knee=-75 r_hip=75 r_knee=-75")
     first, second = best_text(both, pairs=True).split(" and ")
     assert {first, second} <= set(meanings())
@@ -84,6 +84,15 @@ def test_limb_angles_undo_the_skeleton() -> None:
             assert value == pytest.approx(getattr(pose, name), abs=1e-6), name
 
 
+def test_judges_say_of_a_mirrored_picture_what_they_say_of_the_picture() -> None:
+    torch.manual_seed(0)
+    judges = Judges().eval()
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    plain, mirrored = judges.judge([picture, picture[:, ::-1].copy()])
+    assert (plain.actor, plain.place) == (mirrored.actor, mirrored.place)
+    assert np.allclose(plain.pose.mirrored().as_array(), mirrored.pose.as_array(), atol=0.05)
+
+
 def test_judges_save_and_load(tmp_path) -> None:
     torch.manual_seed(0)
     judges = Judges().eval()
@@ -93,3 +102,25 @@ def test_judges_save_and_load(tmp_path) -> None:
     for a, b in zip(judges.judge(list(pictures)), again.judge(list(pictures)), strict=True):
         assert (a.actor, a.place) == (b.actor, b.place)
         assert np.allclose(a.pose.as_array(), b.pose.as_array(), atol=1.0)
+
+
+def test_calibration_knows_the_truth() -> None:
+    class Oracle(Judges):
+        """Reads from a list what it is asked about."""
+
+        def judge(self, pictures):
+            return [Verdict(item.scene.pose, item.scene.actor, item.scene.place) for item in scenes[: len(pictures)]]
+
+    scenes = drawn_scenes(40, 3)
+    cases = judged(Oracle(), scenes)
+    right = accuracy(cases)
+    for name in ("actor", "place", "phrases judged right"):
+        assert right[name]["share"] == 1.0
+    assert right["limb angle error, median degrees"] == 0 and right["joint error, mean share of height"] == 0
+    assert all(alarm["share"] == 0.0 for alarm in false_alarms(cases, 3).values())
+
+    mirrored = [Case(c.scene, c.phrases, c.picture, Verdict(c.verdict.pose.mirrored(), "fox", "park")) for c in cases]
+    wrong = accuracy(mirrored)
+    assert wrong["phrases judged right"]["share"] < 0.6 and wrong["limb angle error, 90th percentile"] > 20
+    assert wrong["actor"]["share"] < 0.5 and wrong["joint error, mean share of height"] > 0.02
+    assert hardest(mirrored, 6).size == (4 * 2 * 64 * 2, 2 * 64 * 2)

@@ -12,12 +12,17 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from twinact.nano.data import described, features_pose, picture_batches, pose_features, trained_part
+from twinact.bench.judges import Judges
+from twinact.nano.data import described, drawn_part, features_pose, picture_batches, pose_features, trained_part
+from twinact.nano.evaluate import between_pairs, evaluate_nano, evaluate_vae, prompts
 from twinact.nano.fit import finished_steps, fit_module, schedule
 from twinact.nano.recipe import RECIPE, Fit
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.unet import _visit, build_scheduler
 from twinact.phrases import load_phrases
+from twinact.workflow import default_space, open_model
+from twinact.world.meanings import meanings
+from twinact.world.pose import distance
 from twinact.world.sampling import sample_free_pose
 
 
@@ -58,6 +63,14 @@ def test_picture_number_i_does_not_depend_on_batches_or_workers() -> None:
     assert torch.equal(whole.images[3:], later.images)
     assert whole.images.min() >= -1 and whole.images.max() <= 1
     assert 0 < whole.masks.mean() < 0.6
+
+
+def test_unet_draws_only_phrases_that_a_picture_of_this_size_shows() -> None:
+    phrases = drawn_part(RECIPE).phrases
+    assert {"hands on hips", "kicking left", "squatting"} <= set(phrases)
+    for hidden in ("eyes closed", "looking left", "clenching both fists", "doing a handstand"):
+        assert hidden in trained_part(RECIPE).phrases and hidden not in phrases
+    assert 400 < len(phrases) < 500
 
 
 def test_every_picture_is_visited_once_an_epoch() -> None:
@@ -111,7 +124,34 @@ def test_fit_learns_and_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:
     fit = Fit(1000, 1, 1.0, warmup_steps=10)
-    assert schedule(0, fit) == pytest.approx(0.1) and schedule(500, fit) == 1.0 and schedule(999, fit) < 0.01
+    assert (
+        schedule(0, fit) == pytest.approx(0.1)
+        and schedule(500, fit) == pytest.approx(0.5)
+        and schedule(999, fit) < 0.01
+    )
+
+
+def test_ways_between_phrases_are_asked_of_the_same_joints() -> None:
+    space = default_space(open_model("nano"))
+    pairs = between_pairs(space, 12, 0)
+    assert len(set(pairs)) == 12 and pairs == between_pairs(space, 12, 0)
+    for a, b in pairs:
+        there, here = meanings()[a][0].targets, meanings()[b][0].targets
+        assert there.keys() == here.keys()
+        assert any(distance(n, there[n].value, here[n].value) > 2 * here[n].tolerance for n in here)
+
+
+def test_evaluation_of_nano_adds_up() -> None:
+    backbone, judges = open_model("nano"), Judges().eval()
+    facts, pictures = evaluate_nano(backbone, judges, 8, 0, steps=2)
+    assert len(pictures) == 8
+    counted = facts["action of one phrase"]["count"] + facts["both of two phrases"]["count"]
+    assert counted == facts["actor"]["count"] == facts["all three"]["count"] == 8
+    named = sum(len(prompt.phrases) for prompt in prompts(8, 0))
+    for table in ("phrases by heading", "phrases by actor"):
+        assert sum(row["count"] for row in facts[table].values()) == named
+    assert sum(int(row.split("/")[1]) for row in facts["phrases"].values()) == named
+    assert 20 < evaluate_vae(backbone, 4, 0)["psnr, mean dB"] < 45
 
 
 @pytest.mark.slow

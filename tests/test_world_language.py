@@ -16,7 +16,7 @@ from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, distance
 from twinact.world.sampling import Part, sample_described, sample_free_pose
-from twinact.world.splits import CUSTOM_ACTIONS, is_held_out_pose, write_exemplars
+from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS, is_held_out_pose, write_exemplars
 
 FUNCTION_WORDS = frozenset(
     "a an the of in on at to with over and into from for behind under between against like up down out off by around "
@@ -98,6 +98,13 @@ def test_captions_vary_and_leave_the_place_out_sometimes() -> None:
     assert len(wordings) > 20
     assert follows_directly("kicking left") and follows_directly("in a sumo stance")
     assert follows_directly("disco dancing left") and not follows_directly("arms crossed")
+
+
+def test_settings_are_chosen_on_other_poses_than_the_custom_actions() -> None:
+    assert not DEV_ACTIONS.keys() & CUSTOM_ACTIONS.keys()
+    for dev in DEV_ACTIONS.values():
+        pose = Pose().with_values({name: target.value for name, target in dev.pose.targets.items()})
+        assert not is_held_out_pose(pose), dev.name
 
 
 def test_custom_actions_are_eight_of_each_kind_and_held_out() -> None:

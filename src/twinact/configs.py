@@ -36,7 +36,8 @@ class LearnConfig:
         batch_size: Pictures a step; exemplars repeat when there are fewer.
         learning_rate: At the first step; None takes the method's own, see `rate`.
         schedule: "constant", or "cosine" down to a tenth of the learning rate at the last step.
-        start: Phrase whose embeddings are the starting point; None takes the method's own.
+        start: Phrase whose embeddings are the starting point; None takes the method's own: TwinAct looks for the
+            phrase under which the model finds the exemplars likeliest.
         similarity_weight: Factor of the action similarity term (0: off). Only used by methods that have one.
         prior_weight: Factor of the mean squared coefficient (0: off). Only used by methods that have one.
         rank: Learn only this many leading components of every slot; None learns all that the space has.

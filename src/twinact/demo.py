@@ -241,6 +241,7 @@ def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig) -> _Learn
                 folder.run(method),
                 backbone=backbone,
                 encoder=action_encoder(),
+                searching=lambda done, total: advance(done, total, "looking for the nearest phrase"),
                 progress=lambda record: advance(record.step, record.steps),
             ).action
             advance(config.learn_steps, config.learn_steps)  # a finished run takes no step

@@ -146,6 +146,16 @@ class RunFolder:
         return sorted(self._checkpoints.glob("step-*.safetensors"), reverse=True)
 
 
+def begun_with(path: str | Path, setting: str) -> Any:
+    """A setting of the run in a folder, None when there is no run yet.
+
+    Raises:
+        DataError: The folder's config cannot be read, or is not of a run.
+    """
+    config_path = Path(path) / "config.json"
+    return _read_config(config_path).get(setting) if config_path.is_file() else None
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

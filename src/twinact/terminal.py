@@ -14,7 +14,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Any]:
-    """A bar with the time left on stderr; yields a function of (done, total)."""
+    """A bar with the time left on stderr; yields a function of (done, total, and the stage where there are several)."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -31,4 +31,10 @@ def progress(what: str) -> Iterator[Any]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, stage: str = what) -> None:
+            if bar.tasks[task].description != stage:
+                bar.reset(task, description=stage)  # another stage has another pace
+            bar.update(task, completed=done, total=total)
+
+        yield advance

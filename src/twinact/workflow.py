@@ -1,6 +1,7 @@
 """From names and folders to models, spaces and actions: the steps that command line, demo and benchmark share."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from twinact.exemplars import load_exemplars
 from twinact.methods import make_method
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
+from twinact.runs import begun_with
 from twinact.space import ActionSpace
-from twinact.train import StepRecord, TrainResult, train
+from twinact.start import likeliest_phrases
+from twinact.train import StepRecord, TrainResult, encode_exemplars, train
 
 SPACE_FILE = "phrases.space.safetensors"
 
@@ -124,11 +127,13 @@ def learn(
     backbone: Backbone,
     encoder: ActionEncoder | None = None,
     space: ActionSpace | None = None,
+    searching: Callable[[int, int], None] | None = None,
     progress: Callable[[StepRecord], None] | None = None,
 ) -> TrainResult:
     """Learn the action that a folder of pictures shows; the same call goes on with a run that was stopped.
 
-    The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine.
+    Without ``config.start``, TwinAct begins at the phrase of its space under which the model finds the exemplars
+    likeliest. The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine.
 
     Args:
         exemplars: Folder of pictures with captions; see `twinact.exemplars.load_exemplars`.
@@ -137,6 +142,7 @@ def learn(
         backbone: See `open_model`.
         encoder: See `action_encoder`; needed when `config.similarity_weight` is above 0 and the method uses it.
         space: None takes the one in the run folder, else the default space of the backbone.
+        searching: Called while the starting phrase is looked for, with the share done as (part, whole).
         progress: Called after each step.
 
     Raises:
@@ -149,6 +155,12 @@ def learn(
         return train(make_method(config, backbone), backbone, data, config, run_dir, progress)
     if space is None:
         space = ActionSpace.load(kept) if kept.is_file() else default_space(backbone, slots=config.slots)
+    if config.start is None:
+        start = begun_with(run_dir, "start")
+        if start is None:
+            latents = encode_exemplars(backbone, data)
+            start = likeliest_phrases(backbone, space, latents, data.captions, progress=searching)[0][0]
+        config = replace(config, start=start)
     result = train(make_method(config, backbone, space, encoder), backbone, data, config, run_dir, progress)
     if not kept.is_file():  # only now: a folder that holds no run yet must be empty
         space.save(kept)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from twinact.errors import CheckpointError
 from twinact.nano.data import POSE_FEATURES, features_pose, pose_features
 from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.heatmaps import heat_loss, joint_positions
 from twinact.nano.recipe import Recipe
 from twinact.world.bodies import ACTORS
 from twinact.world.draw import draw, joints
@@ -34,6 +35,10 @@ from twinact.world.skeleton import JOINT_NAMES, limb_angles
 STREAM = 77
 # Of the pose features: sine and cosine of the rotation, clearance, torso and head.
 _WHOLE_BODY = 7
+_OTHER_SIDE = {"l": "r", "r": "l"}
+_MIRRORED_JOINTS = [
+    JOINT_NAMES.index(_OTHER_SIDE[name[0]] + name[1:] if name[1] == "_" else name) for name in JOINT_NAMES
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ class Judges(nn.Module):
         self.rise_fine = nn.Sequential(nn.Conv2d(96 + 64, 64, 1), _Residual(64))
         self.heat = nn.Conv2d(64, 4 * len(JOINT_NAMES), 1)
         flat = 160 * 16
-        self.whole = nn.Sequential(nn.Linear(flat, 256), nn.GELU(), nn.Linear(256, POSE_FEATURES))
+        self.whole = nn.Sequential(
+            nn.Linear(flat + 2 * len(JOINT_NAMES), 256), nn.GELU(), nn.Linear(256, POSE_FEATURES)
+        )
         self.actor = nn.Sequential(nn.Linear(flat, 96), nn.GELU(), nn.Linear(96, len(self.actors)))
         self.place = nn.Sequential(nn.Linear(flat, 96), nn.GELU(), nn.Linear(96, len(self.places)))
 
@@ -81,7 +88,9 @@ class Judges(nn.Module):
         risen = self.rise_fine(torch.cat([F.interpolate(risen, scale_factor=2.0), fine], 1))
         heat = F.pixel_shuffle(self.heat(risen), 2).float()  # (b, 17, 32, 32)
         flat = coarse.flatten(1)
-        return heat, self.whole(flat), self.actor(flat), self.place(flat)
+        # Lean and rotation of the body show in where its joints are, more finely than in the coarse features.
+        positions = 2 * joint_positions(heat).flatten(1).detach() - 1
+        return heat, self.whole(torch.cat([flat, positions.to(flat)], 1)), self.actor(flat), self.place(flat)
 
     @torch.no_grad()
     def judge(self, pictures: Sequence[Image.Image | np.ndarray]) -> list[Verdict]:
@@ -89,7 +98,7 @@ class Judges(nn.Module):
         stacked = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float()
         verdicts = []
         for chunk in (stacked / 127.5 - 1).split(128):
-            heat, features, actor, place = self(chunk)
+            heat, features, actor, place = self._both_ways(chunk)
             rows = zip(
                 joint_positions(heat).numpy(),
                 features.numpy(),
@@ -99,6 +108,14 @@ class Judges(nn.Module):
             )
             verdicts += [Verdict(_read_pose(j, f), self.actors[a], self.places[p]) for j, f, a, p in rows]
         return verdicts
+
+    def _both_ways(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`forward`, averaged with what it says of the mirrored pictures."""
+        plain, mirrored = self(images), self(images.flip(3))
+        heat = (_log_share(plain[0]) + _log_share(mirrored[0].flip(3)[:, _MIRRORED_JOINTS])) / 2
+        back = [pose_features(features_pose(row).mirrored()) for row in mirrored[1].numpy()]
+        features = (plain[1] + torch.from_numpy(np.stack(back))) / 2
+        return heat, features, plain[2] + mirrored[2], plain[3] + mirrored[3]
 
     def save(self, folder: Path) -> None:
         """Write ``judges.safetensors`` (half precision) and ``config.json``."""
@@ -126,29 +143,8 @@ class Judges(nn.Module):
         return judges.eval()
 
 
-def joint_positions(heat: Tensor) -> Tensor:
-    """Expected positions (b, joints, 2), x and y in picture units, under heat maps (b, joints, h, w) of logits."""
-    share = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])
-    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
-    return torch.stack([(share.sum(2) * x).sum(2), (share.sum(3) * y).sum(2)], 2)
-
-
-def heat_loss(heat: Tensor, positions: Tensor) -> Tensor:
-    """Cross-entropy of heat maps (b, joints, h, w) against Gaussians of 0.8 cells around positions (b, joints, 2).
-
-    The expected position alone teaches slowly, since every cell gets a little of its gradient.
-    """
-    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
-    sigma = 0.8 / heat.shape[3]
-    along_x = torch.exp(-(((x - positions[..., :1]) / sigma) ** 2) / 2)  # (b, joints, w)
-    along_y = torch.exp(-(((y - positions[..., 1:]) / sigma) ** 2) / 2)  # (b, joints, h)
-    target = (along_y[..., :, None] * along_x[..., None, :]).flatten(2)
-    target = target / target.sum(2, keepdim=True)
-    return -(target * heat.flatten(2).log_softmax(2)).sum(2).mean()
-
-
-def _centres(count: int, like: Tensor) -> Tensor:
-    return (torch.arange(count, device=like.device) + 0.5) / count
+def _log_share(heat: Tensor) -> Tensor:
+    return heat.flatten(2).log_softmax(2).unflatten(2, heat.shape[2:])
 
 
 def _read_pose(joints: np.ndarray, features: np.ndarray) -> Pose:

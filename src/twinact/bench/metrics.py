@@ -47,6 +47,11 @@ class Share:
         return f"{100 * self.value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
+def share(hits: Sequence[bool]) -> dict[str, float | None]:
+    """A share with its Wilson interval, for JSON."""
+    return Share(sum(hits), len(hits)).as_json()
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a picture should show.

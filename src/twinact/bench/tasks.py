@@ -8,6 +8,8 @@ import numpy as np
 
 from twinact import PLACEHOLDER
 from twinact.bench.metrics import Asked
+from twinact.nano.data import drawn_part
+from twinact.nano.recipe import RECIPE
 from twinact.world.captions import follows_directly, with_article
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
@@ -50,7 +52,7 @@ def asks(action: CustomAction, actors: Sequence[str], places: Sequence[str], cou
 
 
 def best_text(action: CustomAction, pairs: bool = False) -> str:
-    """The words that come nearest to a custom action, chosen with knowledge of its true joint angles.
+    """The words nano draws that come nearest to a custom action, chosen with knowledge of its true joint angles.
 
     This is the most that text can do, better than a person who only sees the exemplars would choose.
 
@@ -93,11 +95,11 @@ def said(prompt: str, words: str) -> str:
 
 @cache
 def _phrase_poses() -> tuple[list[str], np.ndarray]:
-    rest = Pose()
+    rest, table = Pose(), meanings()
     rows = [("standing still", rest)] + [
-        (phrase, rest.with_values({n: t.value for n, t in alternatives[0].targets.items()}))
-        for phrase, alternatives in meanings().items()
-        if len(alternatives) == 1  # words that leave a choice cannot ask for this pose alone
+        (phrase, rest.with_values({n: t.value for n, t in table[phrase][0].targets.items()}))
+        for phrase in drawn_part(RECIPE).phrases
+        if len(table[phrase]) == 1  # words that leave a choice cannot ask for this pose alone
     ]
     return [phrase for phrase, _ in rows], np.stack([pose.as_array() for _, pose in rows])
 

@@ -44,7 +44,9 @@ def learn(
         LearnConfig.learning_rate
     ),
     schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = LearnConfig.schedule,
-    start: Annotated[str | None, typer.Option(help="Phrase to start from.")] = LearnConfig.start,
+    start: Annotated[
+        str | None, typer.Option(help="Phrase to start from; TwinAct finds the nearest if not given.")
+    ] = LearnConfig.start,
     similarity_weight: Annotated[
         float | None,
         typer.Option(
@@ -90,6 +92,7 @@ def learn(
             backbone=backbone,
             encoder=encoder,
             space=given_space,
+            searching=lambda done, total: advance(done, total, "looking for the nearest phrase"),
             progress=lambda record: advance(record.step, record.steps),
         )
     if result.already_done:

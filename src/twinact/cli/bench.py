@@ -22,30 +22,32 @@ def _group() -> None:
 @app.command("custom")
 def custom(
     out: Annotated[Path, typer.Option("--out", help="Folder for runs, pictures and results.json.")],
-    action: Annotated[list[str] | None, typer.Option(help="Only this custom action; may be given again.")] = None,
+    action: Annotated[list[str] | None, typer.Option(help="Only this action; may be given again.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the learned methods.")] = LearnConfig.steps,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice in learning.")] = LearnConfig.seed,
     as_json: AsJson = False,
 ) -> None:
     """Learn, draw and judge the custom actions with TwinAct, Textual Inversion and words alone.
 
+    Actions whose names start with "dev-" are for choosing settings; they are only run when named.
     Stopped runs go on when the command is given again. Half an hour for all 24 actions on two cores.
     """
     from twinact import workflow
     from twinact.bench.compare import compare
     from twinact.bench.judges import Judges
     from twinact.nano import judges_dir
-    from twinact.world.splits import CUSTOM_ACTIONS
+    from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS
 
+    known = CUSTOM_ACTIONS | DEV_ACTIONS
     for name in action or ():
-        if name not in CUSTOM_ACTIONS:
-            raise ConfigError(f"action {name!r} must be one of {', '.join(CUSTOM_ACTIONS)}")
+        if name not in known:
+            raise ConfigError(f"action {name!r} must be one of {', '.join(known)}")
     results = compare(
         open_model("nano"),
         workflow.action_encoder("nano"),
         Judges.load(judges_dir()),
         out,
-        actions=[CUSTOM_ACTIONS[name] for name in action or CUSTOM_ACTIONS],
+        actions=[known[name] for name in action or CUSTOM_ACTIONS],
         config=LearnConfig(name="bench", steps=steps, seed=seed),
         report=say,
     )

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,14 +42,17 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of prompts and pictures.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; nano's own if not given.")] = None,
+    between: Annotated[int, typer.Option(min=0, help="Pairs of phrases to draw the way between; 0: none.")] = 0,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write the pictures as one PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge what nano draws, and the judges on drawn pictures that they have never seen."""
+    """Judge what nano draws, its VAE, and the judges on drawn pictures that they have never seen."""
     target = None if sheet is None else new_file(sheet)
+    from twinact.bench.calibrate import calibrate
     from twinact.bench.judges import Judges
     from twinact.nano import judges_dir
-    from twinact.nano.evaluate import contact_sheet, evaluate_judges, evaluate_nano
+    from twinact.nano.evaluate import contact_sheet, evaluate_between, evaluate_nano, evaluate_vae
+    from twinact.workflow import default_space
 
     judges = Judges.load(judges_dir())
     backbone = open_model("nano")
@@ -57,21 +60,28 @@ def evaluate(
         drawn, pictures = evaluate_nano(
             backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance
         )
-    facts = {
+    facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": backbone.model_id,
         "nano": drawn,
-        "judges on phrases": evaluate_judges(judges, max(prompts, 500), seed),
-        "judges on free poses": evaluate_judges(judges, max(prompts, 500), seed, phrases=False),
+        "vae": evaluate_vae(backbone, max(prompts, 100), seed),
+        "judges": calibrate(judges, backbone, max(prompts, 500), seed)[0],
     }
+    if between:
+        with progress("drawing between phrases") as advance:
+            facts["between phrases"] = evaluate_between(
+                backbone, default_space(backbone), judges, between, seed, steps=steps, progress=advance
+            )
     if target is not None:
         contact_sheet(pictures).save(target)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    for name, value in drawn.items():
-        if isinstance(value, dict) and value["share"] is not None:
+    shares = drawn | {"ways between phrases monotone": facts.get("between phrases", {}).get("monotone")}
+    for name, value in shares.items():
+        if isinstance(value, dict) and value.get("share") is not None:
             typer.echo(f"{name}: {100 * value['share']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]")
+    typer.echo(f"VAE: {facts['vae']['psnr, mean dB']} dB; {drawn['pictures per second']} pictures a second")
 
 
 @app.command("exemplars")

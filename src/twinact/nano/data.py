@@ -1,7 +1,7 @@
 """Pictures and captions of the world as training data; picture number i is always the same picture."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from twinact.nano.recipe import Recipe
 from twinact.world.draw import draw, figure_mask, joints
-from twinact.world.pose import DOF_NAMES, DOFS, Pose
+from twinact.world.meanings import meanings
+from twinact.world.pose import DOF_NAMES, DOFS, Pose, Target
 from twinact.world.sampling import Described, Part, sample_described
 from twinact.world.scene import Scene
 from twinact.world.skeleton import JOINT_NAMES
@@ -22,6 +23,18 @@ _HIGH = np.array([d.high for d in DOFS.values()])
 def trained_part(recipe: Recipe) -> Part:
     """The actors and places of the world that nano is trained on; all phrases."""
     return Part(actors=recipe.actors, places=recipe.places)
+
+
+def drawn_part(recipe: Recipe) -> Part:
+    """What the UNet learns to draw: `trained_part` with the phrases that a picture of this size can show."""
+
+    def shows(target_of: Mapping[str, Target]) -> bool:
+        rotation = target_of.get("root_rotation")
+        upright = rotation is None or abs(rotation.value) <= recipe.drawn_rotation
+        return upright and set(target_of) <= set(recipe.drawn_dofs)
+
+    phrases = tuple(phrase for phrase, ways in meanings().items() if all(shows(way.targets) for way in ways))
+    return replace(trained_part(recipe), phrases=phrases)
 
 
 def pose_features(pose: Pose) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How good the embedded model and its judges are, in judged numbers."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,22 +9,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
-from twinact.bench.judges import Judges, Verdict, free_scene
-from twinact.bench.metrics import Share
-from twinact.nano.data import trained_part
+from twinact.bench.calibrate import drawn_scenes, round_trip
+from twinact.bench.judges import Judges, Verdict
+from twinact.bench.metrics import share
+from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
+from twinact.phrases import load_phrases
 from twinact.sample import generate
-from twinact.world.captions import caption
-from twinact.world.draw import draw, joints
+from twinact.space import ActionSpace
+from twinact.world.captions import caption, with_article
+from twinact.world.draw import draw
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
-from twinact.world.pose import DOF_NAMES, distance
+from twinact.world.pose import distance
 from twinact.world.sampling import sample_described
-from twinact.world.scene import Scene
-
-# The joints whose angles a person sees at once; face and fingers are a few pixels.
-LIMBS = tuple(name for name in DOF_NAMES if name.endswith(("shoulder", "elbow", "hip", "knee")))
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Prompt:
 
 def prompts(count: int, seed: int) -> list[Prompt]:
     """Captions of the grammar with known actors and places: one or two phrases, the place always said."""
-    part = trained_part(RECIPE)
+    part = drawn_part(RECIPE)
     result: list[Prompt] = []
     index = 0
     while len(result) < count:
@@ -63,91 +64,120 @@ def evaluate_nano(
     """Draw `count` prompts and judge them.
 
     Returns:
-        Judged shares with intervals ("actor", "place", "action", "all", "both phrases") as JSON, and the pictures.
+        Judged shares with intervals, also by heading, actor and phrase, and pictures per second, as JSON; the pictures.
     """
     guidance = RECIPE.guidance if guidance is None else guidance
     asked = prompts(count, seed)
     seeds = [seed + index for index in range(count)]
+    began = time.perf_counter()
     pictures = generate(
         backbone, [p.text for p in asked], seeds=seeds, steps=steps, guidance=guidance, progress=progress
     )
-    verdicts = judges.judge(pictures)
-    return {"prompts": count, "seed": seed, "steps": steps, "guidance": guidance, **_shares(asked, verdicts)}, pictures
+    rate = count / (time.perf_counter() - began)
+    facts = {
+        "prompts": count,
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "pictures per second": round(rate, 2),
+    }
+    return facts | _shares(asked, judges.judge(pictures)), pictures
 
 
 def _shares(asked: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     rows = [
-        (v.actor == p.actor, v.place == p.place, all(right := p.action_right(v)), sum(right) / len(right), len(right))
-        for p, v in zip(asked, verdicts, strict=True)
+        (p, v.actor == p.actor, v.place == p.place, p.action_right(v)) for p, v in zip(asked, verdicts, strict=True)
     ]
-    single = [r for r in rows if r[4] == 1]
-    double = [r for r in rows if r[4] == 2]
+    headings = {phrase.text: phrase.heading for phrase in load_phrases()}
+    by_phrase = _grouped((phrase, hit) for p, _, _, right in rows for phrase, hit in zip(p.phrases, right, strict=True))
+    by_heading = _grouped((headings[phrase], hit) for phrase, hits in by_phrase.items() for hit in hits)
+    by_actor = _grouped((p.actor, hit) for p, _, _, right in rows for hit in right)
     return {
-        "actor": share([r[0] for r in rows]),
-        "place": share([r[1] for r in rows]),
-        "action of one phrase": share([r[2] for r in single]),
-        "both of two phrases": share([r[2] for r in double]),
-        "all three": share([all(r[:3]) for r in rows]),
+        "actor": share([actor for _, actor, _, _ in rows]),
+        "place": share([place for _, _, place, _ in rows]),
+        "action of one phrase": share([right[0] for _, _, _, right in rows if len(right) == 1]),
+        "both of two phrases": share([all(right) for _, _, _, right in rows if len(right) == 2]),
+        "all three": share([actor and place and all(right) for _, actor, place, right in rows]),
+        "phrases by heading": {name: share(by_heading[name]) for name in sorted(by_heading)},
+        "phrases by actor": {name: share(by_actor[name]) for name in sorted(by_actor)},
+        "phrases": {name: f"{sum(by_phrase[name])}/{len(by_phrase[name])}" for name in sorted(by_phrase)},
+        "phrases that fail": sorted(name for name, hits in by_phrase.items() if len(hits) > 1 and not any(hits)),
     }
 
 
-def share(hits: Sequence[bool]) -> dict[str, float | None]:
-    """A share with its Wilson interval, for JSON."""
-    return Share(sum(hits), len(hits)).as_json()
+def _grouped(pairs: Iterable[tuple[str, bool]]) -> dict[str, list[bool]]:
+    groups: dict[str, list[bool]] = {}
+    for name, hit in pairs:
+        groups.setdefault(name, []).append(hit)
+    return groups
 
 
-@torch.no_grad()
-def evaluate_judges(judges: Judges, count: int, seed: int, *, phrases: bool = True) -> dict[str, Any]:
-    """The judges on drawn pictures that they have never seen.
+def between_pairs(space: ActionSpace, count: int, seed: int) -> list[tuple[str, str]]:
+    """Pairs of phrases that name the same joints and ask for clearly different angles, each filling every slot."""
+    table = meanings()
+    whole = {phrase for phrase, mask in zip(space.phrases, space.phrase_mask, strict=True) if bool(mask.all())}
+    phrases = [p for p in drawn_part(RECIPE).phrases if p in whole and len(table[p]) == 1]
+    rng = np.random.default_rng([seed, 994])
+    pairs: list[tuple[str, str]] = []
+    while len(pairs) < count:
+        a, b = (phrases[i] for i in rng.choice(len(phrases), 2, replace=False))
+        there, here = table[a][0].targets, table[b][0].targets
+        if there.keys() != here.keys() or (a, b) in pairs:
+            continue
+        if max(distance(n, there[n].value, here[n].value) / here[n].tolerance for n in here) > 2:
+            pairs.append((a, b))
+    return pairs
+
+
+def evaluate_between(
+    backbone: Backbone, space: ActionSpace, judges: Judges, pairs: int, seed: int, *, steps: int = 25,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Whether points between two phrases of the space are drawn as poses between theirs.
+
+    Five points of each way are drawn with the same four actors and noises. Their judged joint angles, in tolerances,
+    are projected on the line from one phrase's pose to the other's; a way is monotone when the mean advances by at
+    least half of it in all, and at no point goes back by more than a twentieth.
+    """
+    table, asked = meanings(), prompts(4, seed)
+    shares = torch.linspace(0, 1, 5)
+    monotone, ways = [], []
+    for number, (a, b) in enumerate(between_pairs(space, pairs, seed)):
+        ends = torch.stack([space.project_phrase(text)[0] for text in (a, b)])
+        names = list(table[a][0].targets)
+        start, end = (np.array([table[text][0].targets[n].value for n in names]) for text in (a, b))
+        unit = np.array([table[a][0].targets[n].tolerance for n in names])
+        line = (end - start) / unit
+        advance = []
+        for part in shares:
+            vectors = space.reconstruct(torch.lerp(*ends, part))
+            pictures = generate(
+                backbone, [f"{with_article(p.actor)} {PLACEHOLDER} {PLACES[p.place].text}" for p in asked],
+                {PLACEHOLDER: vectors}, seeds=range(seed, seed + len(asked)), steps=steps, guidance=RECIPE.guidance,
+            )  # fmt: skip
+            seen = [np.array([getattr(v.pose, n) for n in names]) for v in judges.judge(pictures)]
+            advance.append(float(np.mean([((pose - start) / unit) @ line / (line @ line) for pose in seen])))
+        steps_forward = np.diff(advance)
+        monotone.append(bool(advance[-1] - advance[0] >= 0.5 and steps_forward.min() >= -0.05))
+        ways.append({"from": a, "to": b, "advance": [round(x, 3) for x in advance]})
+        if progress is not None:
+            progress(number + 1, pairs)
+    return {"monotone": share(monotone), "ways": ways}
+
+
+def evaluate_vae(backbone: Backbone, count: int, seed: int) -> dict[str, float]:
+    """PSNR in dB, over values in [0, 1], of drawn pictures that the VAE has encoded and decoded.
 
     Args:
-        judges: To be measured.
-        count: Number of pictures.
+        backbone: The embedded model.
+        count: Number of pictures of the caption grammar.
         seed: Of the scenes; no training stream uses it.
-        phrases: Poses of the caption grammar; otherwise drawn freely.
-
-    Returns:
-        Shares of actor and place, median error in degrees of the limb angles, and share of actions judged right.
     """
-    part = trained_part(RECIPE)
-    scenes: list[Scene] = []
-    named: list[tuple[str, ...]] = []
-    for index in range(count):
-        rng = np.random.default_rng([seed, 992, index])
-        if phrases:
-            item = sample_described(rng, part)
-            scenes.append(item.scene)
-            named.append(item.phrases)
-        else:
-            scenes.append(free_scene(rng))
-            named.append(())
-    verdicts = judges.judge([draw(scene, RECIPE.image_size) for scene in scenes])
-    errors = np.array(
-        [
-            [distance(n, getattr(v.pose, n), getattr(s.pose, n)) for n in LIMBS]
-            for s, v in zip(scenes, verdicts, strict=True)
-        ]
-    )
-    right = [
-        any(m.holds(v.pose) for m in meanings()[phrase])
-        for v, chosen in zip(verdicts, named, strict=True)
-        for phrase in chosen
-    ]
-    return {
-        "actor": share([v.actor == s.actor for s, v in zip(scenes, verdicts, strict=True)]),
-        "place": share([v.place == s.place for s, v in zip(scenes, verdicts, strict=True)]),
-        "limb angle error, median degrees": round(float(np.median(errors)), 2),
-        "limb angle error, 90th percentile": round(float(np.quantile(errors, 0.9)), 2),
-        "joint error, mean share of height": round(
-            float(np.mean([_joint_error(s, v) for s, v in zip(scenes, verdicts, strict=True)])), 4
-        ),
-        "phrases judged right": share(right),
-    }
-
-
-def _joint_error(scene: Scene, verdict: Verdict) -> float:
-    seen = Scene(scene.actor, verdict.pose, scene.place, scene.camera, scene.detail_seed)
-    return float(np.linalg.norm(joints(seen) - joints(scene), axis=1).mean())
+    drawn = [draw(item.scene, RECIPE.image_size) for item in drawn_scenes(count, seed)]
+    decoded = [np.asarray(picture) for picture in round_trip(backbone)(drawn)]
+    errors = ((np.stack(decoded).astype(np.float64) - np.stack(drawn)) / 255) ** 2
+    psnr = -10 * np.log10(errors.mean(axis=(1, 2, 3)))
+    return {"psnr, mean dB": round(float(psnr.mean()), 2), "psnr, lowest dB": round(float(psnr.min()), 2)}
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Image.Image:

@@ -19,9 +19,8 @@ StepLoss = Callable[[int], dict[str, Tensor]]
 
 
 def schedule(step: int, fit: Fit) -> float:
-    """Learning-rate factor: linear warm-up, constant, linear to zero over the last quarter."""
-    warmup = min(1.0, (step + 1) / fit.warmup_steps)
-    return warmup * min(1.0, (fit.steps - step) / (0.25 * fit.steps))
+    """Learning-rate factor: linear warm-up, then linear to zero (Bergsma et al., "Straight to Zero", 2025)."""
+    return min(1.0, (step + 1) / fit.warmup_steps) * (fit.steps - step) / fit.steps
 
 
 def finished_steps(folder: Path) -> int:

@@ -10,7 +10,7 @@ class Fit:
     Attributes:
         pictures: Samples seen (for the text tower: captions).
         batch_size: Samples a step.
-        learning_rate: Peak; reached after `warmup_steps`, falls linearly to zero over the last quarter.
+        learning_rate: Peak; reached after `warmup_steps`, falls linearly to zero at the end.
         ema_decay: Of the weights that are kept.
         weight_decay: AdamW's.
         warmup_steps: Linear.
@@ -35,11 +35,15 @@ class Recipe:
     Attributes:
         image_size: Edge of the square pictures in pixels.
         actors, places: Keys of the known actors and places that are trained.
+        drawn_dofs: Degrees of freedom that a picture of this size shows. The UNet learns the phrases that name no
+            other; the text tower knows all.
+        drawn_rotation: Largest rotation of the body, in degrees, of the phrases that the UNet learns.
         seed: Of everything random.
         distinct_pictures: Number of different drawn pictures whose latents are kept for the UNet.
         max_tokens: Context length of the text tower.
         figure_weight: Weight of the denoising loss inside the figure, outside is 1.
         noise_bias: How much more often noisy timesteps are drawn (see `DDPMNoising.sample_t`).
+        joints_weight: Weight of the auxiliary loss that reads the joints off the UNet's features.
         caption_dropout: Share of empty captions, for classifier-free guidance.
         guidance: Classifier-free guidance that the finished model draws best with.
     """
@@ -50,6 +54,11 @@ class Recipe:
         "frog", "rabbit", "tiger", "penguin", "robot", "alien", "skeleton",
     )  # fmt: skip
     places: tuple[str, ...] = ("park", "beach", "snowy mountain", "desert", "stage", "moon", "underwater", "castle")
+    drawn_dofs: tuple[str, ...] = (
+        "root_rotation", "clearance", "torso_lean", "l_shoulder", "l_elbow", "r_shoulder", "r_elbow",
+        "l_hip", "l_knee", "r_hip", "r_knee",
+    )  # fmt: skip
+    drawn_rotation: float = 60.0
     seed: int = 20261122
     distinct_pictures: int = 80_000
     max_tokens: int = 32
@@ -62,14 +71,15 @@ class Recipe:
     unet_channels: tuple[int, ...] = (96, 192, 256)
     figure_weight: float = 4.0
     noise_bias: float = 0.5
+    joints_weight: float = 0.05
     caption_dropout: float = 0.1
     guidance: float = 2.0
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(30_000, 12, 1.5e-3, weight_decay=0.0))
-    unet: Fit = field(default_factory=lambda: Fit(201_600, 32, 8e-4))
+    unet: Fit = field(default_factory=lambda: Fit(336_000, 48, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
-    judge: Fit = field(default_factory=lambda: Fit(380_000, 64, 1.5e-3))
+    judge: Fit = field(default_factory=lambda: Fit(448_000, 64, 1.5e-3))
 
 
 RECIPE = Recipe()

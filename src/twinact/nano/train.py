@@ -35,7 +35,7 @@ _PREVIEW_PHRASES = (
     "arms spread wide",
     "kicking left",
     "squatting",
-    "doing a handstand",
+    "hands on hips",
     "left arm raised",
     "lunging right",
 )
@@ -131,7 +131,7 @@ def preview_sheet(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Image.Im
     generators = [torch.Generator().manual_seed(7) for _ in prompts]
     with torch.autocast(pipeline.device.type, torch.bfloat16):
         images = pipeline(
-            prompts, num_inference_steps=12, guidance_scale=3.0, generator=generators,
+            prompts, num_inference_steps=12, guidance_scale=recipe.guidance, generator=generators,
             height=recipe.image_size, width=recipe.image_size,
         ).images  # fmt: skip
     return contact_sheet(images, columns=len(_PREVIEW_PHRASES))

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from twinact.backbones.noising import DDPMNoising
-from twinact.nano.data import described, picture_batches, trained_part
+from twinact.nano.data import described, drawn_part, picture_batches
 from twinact.nano.fit import fit_module
+from twinact.nano.heatmaps import heat_loss
 from twinact.nano.recipe import Recipe
+from twinact.world.draw import joints
+from twinact.world.skeleton import JOINT_NAMES
 
 STREAM = 3
 
@@ -73,7 +77,7 @@ def cache_latents(
     )
     batch_size, began = 250, time.monotonic()
     batches = picture_batches(
-        recipe, trained_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers
+        recipe, drawn_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers
     )
     for number, batch in enumerate(batches):
         with torch.no_grad(), torch.autocast(vae.device.type, torch.bfloat16):
@@ -91,6 +95,30 @@ def cache_latents(
     return latents, masks
 
 
+class _Guided(nn.Module):
+    """A UNet with a head that reads heat maps of the joints off the output of its second stage upwards."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+        width = unet.config.block_out_channels[-2]
+        self.head = nn.Conv2d(width, 4 * len(JOINT_NAMES), 1)
+        self._features: Tensor | None = None
+        self._hook = unet.up_blocks[1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _args: object, output: Tensor) -> None:
+        self._features = output
+
+    def forward(self, x_t: Tensor, t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction and logits (b, 17, 2 h, 2 w) of where each joint is."""
+        prediction = self.unet(x_t, t, encoder_hidden_states=hidden).sample
+        return prediction, F.pixel_shuffle(self.head(self._features), 2)
+
+    def release(self) -> None:
+        """Leave the UNet as a stock one."""
+        self._hook.remove()
+
+
 def train_unet(
     recipe: Recipe,
     vae: AutoencoderKL,
@@ -102,13 +130,22 @@ def train_unet(
     report: Callable[[str], None],
     preview: Callable[[UNet2DConditionModel, int], None] | None = None,
 ) -> None:
-    """Train `unet` with the denoising loss, weighted towards the figure, on (latents, caption) pairs."""
+    """Train `unet` with the denoising loss, weighted towards the figure, on (latents, caption) pairs.
+
+    An auxiliary head reads the joints off features half way up, at every noise level, and is thrown away afterwards.
+    From noise alone the words are all there is to read them from, so they matter early (compare the alignment of
+    features in REPA, Yu et al. 2024; the world knows the joints, which is more than a pretrained encoder would).
+    """
     latents, masks = cache_latents(recipe, vae, folder / "latents", workers, report)
     report("unet: captions")
-    part = trained_part(recipe)
-    captions = [described(recipe, part, index, STREAM).caption for index in range(recipe.distinct_pictures)]
+    part = drawn_part(recipe)
+    items = [described(recipe, part, index, STREAM) for index in range(recipe.distinct_pictures)]
+    captions = [item.caption for item in items]
+    positions = torch.from_numpy(np.stack([joints(item.scene) for item in items]).astype(np.float32))
     device = vae.device
-    unet.to(device)
+    guided = _Guided(unet).to(device)
+    if device.type == "cpu":  # the backward pass of fused attention takes a third of a step there
+        unet.set_attn_processor(AttnProcessor())
     noising = DDPMNoising(build_scheduler().alphas_cumprod.to(device), "v_prediction")
     text.requires_grad_(False).eval()
 
@@ -125,15 +162,20 @@ def train_unet(
         noised = noising.add(x_0, torch.randn(x_0.shape, generator=generator).to(device), t)
         with torch.autocast(device.type, torch.bfloat16):
             hidden = text(input_ids=ids).last_hidden_state
-            prediction = unet(noised.x_t, noised.t, encoder_hidden_states=hidden).sample
+            prediction, heat = guided(noised.x_t, noised.t, hidden)
         weight = 1 + (recipe.figure_weight - 1) * mask
-        return {"loss": (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()}
+        denoising = (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()
+        seen = heat_loss(heat.float(), positions[chosen].to(device))
+        return {"loss": denoising + recipe.joints_weight * seen, "denoising": denoising, "joints": seen}
 
     def show(step: int) -> None:
         if preview is not None:
             preview(unet, step)
 
-    fit_module(unet, loss, recipe.unet, folder, report, show)
+    fit_module(guided, loss, recipe.unet, folder, report, show)
+    guided.release()
+    if device.type == "cpu":
+        unet.set_default_attn_processor()
 
 
 def _visit(recipe: Recipe, step: int) -> np.ndarray:

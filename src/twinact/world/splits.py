@@ -96,6 +96,21 @@ CUSTOM_ACTIONS: dict[str, CustomAction] = {
     )
 }
 
+# For choosing settings, so that nothing is ever tuned on the custom actions. Training may have shown these poses.
+DEV_ACTIONS: dict[str, CustomAction] = {
+    action.name: action
+    for action in (
+        CustomAction("dev-wave-lunge", "combination", (150, 20, 12, 0, 40, 0, 65, -65, 0, 0, 0), ("robot",)),
+        CustomAction("dev-reach-kick", "combination", (175, 0, 175, 0, 4, 0, 90, 0, 0, 0, 0), ("panda", "chef")),
+        CustomAction("dev-akimbo-knee", "combination", (50, -100, 50, -100, 85, -85, 6, 0, 0, 0, 0), ("frog",)),
+        CustomAction("dev-half-plie", "between", (90, 0, 90, 0, 42, -40, 42, -40, 0, 0, 0), ("ninja", "alien")),
+        CustomAction("dev-half-lean", "between", (94, 0, 94, 0, 6, 0, 6, 0, 25, 0, 0), ("tiger",)),
+        CustomAction("dev-windmill", "free", (140, 0, 20, -60, 30, 0, 60, -60, 0, 0, 0), ("rabbit", "pirate")),
+        CustomAction("dev-archer", "free", (70, -70, 120, 50, 15, 0, 90, -40, 10, 0, 0), ("fox",)),
+        CustomAction("dev-hurdle", "free", (20, 80, 100, -60, 60, -60, 20, 0, 0, 0, 0.4), ("astronaut", "penguin")),
+    )
+}
+
 
 @cache
 def _held_out_arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

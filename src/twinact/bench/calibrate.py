@@ -1,0 +1,150 @@
+"""How far the judges can be trusted, on pictures whose truth is known."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from twinact.backbones.base import Backbone
+from twinact.bench.judges import Judges, Verdict, free_scene
+from twinact.bench.metrics import share
+from twinact.nano.data import drawn_part
+from twinact.nano.recipe import RECIPE
+from twinact.world.draw import draw, joints
+from twinact.world.meanings import meanings
+from twinact.world.pose import DOF_NAMES, Pose, distance
+from twinact.world.sampling import Described, sample_described
+from twinact.world.scene import Scene
+
+# The joints whose angles a person sees at once; face and fingers are a few pixels.
+LIMBS = tuple(name for name in DOF_NAMES if name.endswith(("shoulder", "elbow", "hip", "knee")))
+Pictures = Sequence[np.ndarray | Image.Image]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A drawn picture, its truth, and what the judges read from it."""
+
+    scene: Scene
+    phrases: tuple[str, ...]
+    picture: np.ndarray | Image.Image
+    verdict: Verdict
+
+    @property
+    def joint_error(self) -> float:
+        """Mean distance of the joints of the judged pose from the true ones, in heights of the picture."""
+        return float(np.linalg.norm(joints(self.seen) - joints(self.scene), axis=1).mean())
+
+    @property
+    def seen(self) -> Scene:
+        """The scene with the judged pose."""
+        return replace(self.scene, pose=self.verdict.pose)
+
+
+def drawn_scenes(count: int, seed: int, *, free: bool = False) -> list[Described]:
+    """Scenes that no training stream holds: of the caption grammar, or poses drawn freely with any actor and place."""
+    rngs = [np.random.default_rng([seed, 992, index]) for index in range(count)]
+    if free:
+        return [Described(free_scene(rng), "", ()) for rng in rngs]
+    part = drawn_part(RECIPE)
+    return [sample_described(rng, part) for rng in rngs]
+
+
+def judged(
+    judges: Judges, scenes: Sequence[Described], spoil: Callable[[Pictures], Pictures] | None = None
+) -> list[Case]:
+    """Draw scenes and judge them.
+
+    Args:
+        judges: To be measured.
+        scenes: See `drawn_scenes`.
+        spoil: What happens to the pictures before they are judged, as a round trip through a VAE.
+    """
+    drawn: Pictures = [draw(item.scene, RECIPE.image_size) for item in scenes]
+    pictures = drawn if spoil is None else spoil(drawn)
+    rows = zip(scenes, pictures, judges.judge(pictures), strict=True)
+    return [Case(item.scene, item.phrases, picture, verdict) for item, picture, verdict in rows]
+
+
+def round_trip(backbone: Backbone) -> Callable[[Pictures], Pictures]:
+    """Encodes and decodes pictures with the backbone's VAE."""
+
+    @torch.no_grad()
+    def spoil(pictures: Pictures) -> Pictures:
+        stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+        chunks = (stacked.float() / 127.5 - 1).split(32)
+        decoded = torch.cat([backbone.decode_latents(backbone.encode_image(chunk)) for chunk in chunks])
+        return list(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+
+    return spoil
+
+
+def accuracy(cases: Sequence[Case]) -> dict[str, Any]:
+    """Shares of actor, place and phrases judged right, and errors of limb angles and joints, as JSON."""
+    errors = np.array(
+        [[distance(n, getattr(c.verdict.pose, n), getattr(c.scene.pose, n)) for n in LIMBS] for c in cases]
+    )
+    return {
+        "actor": share([c.verdict.actor == c.scene.actor for c in cases]),
+        "place": share([c.verdict.place == c.scene.place for c in cases]),
+        "limb angle error, median degrees": round(float(np.median(errors)), 2),
+        "limb angle error, 90th percentile": round(float(np.quantile(errors, 0.9)), 2),
+        "joint error, mean share of height": round(float(np.mean([c.joint_error for c in cases])), 4),
+        "phrases judged right": share([_holds(phrase, c.verdict.pose) for c in cases for phrase in c.phrases]),
+    }
+
+
+def false_alarms(cases: Sequence[Case], seed: int) -> dict[str, Any]:
+    """How often the judges would see what is not there: a phrase, actor or place other than the drawn one, as JSON.
+
+    The phrase asked for is one of nano's that the true pose does not satisfy.
+    """
+    part, rng = drawn_part(RECIPE), np.random.default_rng([seed, 995])
+    phrase, actor, place = [], [], []
+    for case in cases:
+        wrong = [p for p in part.phrases if not _holds(p, case.scene.pose)]
+        phrase.append(_holds(wrong[rng.integers(len(wrong))], case.verdict.pose))
+        actor.append(case.verdict.actor == rng.choice([a for a in part.actors if a != case.scene.actor]))
+        place.append(case.verdict.place == rng.choice([p for p in part.places if p != case.scene.place]))
+    return {"wrong phrase": share(phrase), "wrong actor": share(actor), "wrong place": share(place)}
+
+
+def calibrate(judges: Judges, backbone: Backbone, count: int, seed: int) -> tuple[dict[str, Any], list[Case]]:
+    """The judges on pictures of the grammar, freely posed ones and VAE round trips, and on wrong expectations.
+
+    Args:
+        judges: To be measured.
+        backbone: Whose VAE the round trips go through.
+        count: Pictures of each sort.
+        seed: Of the scenes.
+
+    Returns:
+        The figures as JSON, and the cases of the grammar, worst joints first.
+    """
+    scenes = drawn_scenes(count, seed)
+    plain = judged(judges, scenes)
+    figures = {
+        "poses of the captions": accuracy(plain),
+        "the same after the VAE": accuracy(judged(judges, scenes, round_trip(backbone))),
+        "poses drawn freely": accuracy(judged(judges, drawn_scenes(count, seed, free=True))),
+        "seen although not there": false_alarms(plain, seed),
+    }
+    return figures, sorted(plain, key=lambda case: -case.joint_error)
+
+
+def hardest(cases: Sequence[Case], count: int = 24, zoom: int = 2) -> Image.Image:
+    """The first cases as pairs, four a row: the picture, and its actor redrawn in the judged pose."""
+    size, columns = RECIPE.image_size, 4
+    sheet = Image.new("RGB", (columns * 2 * size, -(-min(count, len(cases)) // columns) * size))
+    for index, case in enumerate(cases[:count]):
+        x, y = index % columns * 2 * size, index // columns * size
+        sheet.paste(Image.fromarray(np.asarray(case.picture)), (x, y))
+        sheet.paste(Image.fromarray(draw(case.seen, size)), (x + size, y))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)
+
+
+def _holds(phrase: str, pose: Pose) -> bool:
+    return any(meaning.holds(pose) for meaning in meanings()[phrase])

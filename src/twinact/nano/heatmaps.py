@@ -1,0 +1,29 @@
+"""Where joints are, as heat maps: logits over the cells of a grid that covers the picture."""
+
+import torch
+from torch import Tensor
+
+
+def joint_positions(heat: Tensor) -> Tensor:
+    """Expected positions (b, joints, 2), x and y in picture units, under heat maps (b, joints, h, w) of logits."""
+    share = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])
+    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
+    return torch.stack([(share.sum(2) * x).sum(2), (share.sum(3) * y).sum(2)], 2)
+
+
+def heat_loss(heat: Tensor, positions: Tensor) -> Tensor:
+    """Cross-entropy of heat maps (b, joints, h, w) against Gaussians of 0.8 cells around positions (b, joints, 2).
+
+    The expected position alone teaches slowly, since every cell gets a little of its gradient.
+    """
+    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
+    sigma = 0.8 / heat.shape[3]
+    along_x = torch.exp(-(((x - positions[..., :1]) / sigma) ** 2) / 2)  # (b, joints, w)
+    along_y = torch.exp(-(((y - positions[..., 1:]) / sigma) ** 2) / 2)  # (b, joints, h)
+    target = (along_y[..., :, None] * along_x[..., None, :]).flatten(2)
+    target = target / target.sum(2, keepdim=True)
+    return -(target * heat.flatten(2).log_softmax(2)).sum(2).mean()
+
+
+def _centres(count: int, like: Tensor) -> Tensor:
+    return (torch.arange(count, device=like.device) + 0.5) / count

@@ -1,0 +1,93 @@
+"""Where learning begins, on a real pipeline at the smallest size."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tiny import tiny_sd
+from twinact import PLACEHOLDER
+from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
+from twinact.configs import LearnConfig
+from twinact.losses import denoising_loss
+from twinact.space import ActionSpace
+from twinact.start import likeliest_phrases
+from twinact.workflow import learn
+
+PHRASES = ("jumping", "a robot in the park", "with the dog", "on the moon")
+CAPTIONS = ("a robot <act> in the park", "a cat <act>")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return StableDiffusion(tiny_sd(), "tiny@0")
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+def space_of(backbone: Backbone, phrases: Sequence[str]) -> ActionSpace:
+    return ActionSpace.build(
+        backbone.token_tables(), phrases, slots=3, model_id="tiny@0", tokenizer_hash=backbone.tokenizer_hash
+    )
+
+
+def test_the_likeliest_phrase_has_the_lowest_denoising_loss(backbone: Backbone, latents: torch.Tensor) -> None:
+    space = space_of(backbone, PHRASES)
+    found = likeliest_phrases(backbone, space, latents, CAPTIONS)
+    assert {phrase for phrase, _ in found} == set(PHRASES)
+    assert [loss for _, loss in found] == sorted(loss for _, loss in found)
+
+    generator = torch.Generator().manual_seed(1)  # the second look: four noises a picture, the same for all phrases
+    chosen = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    noise = torch.randn((8, 4, 8, 8), generator=generator)
+    noised = backbone.noising.add(latents[chosen], noise, backbone.noising.sample_t(8, generator, 0.8))
+    for phrase, loss in found:
+        vectors = {PLACEHOLDER: space.reconstruct(space.project_phrase(phrase)[0])}
+        prompts = [CAPTIONS[i] for i in chosen.tolist()]
+        with torch.no_grad():
+            prediction = backbone.predict(noised.x_t, noised.t, backbone.encode_text(prompts, vectors))
+        assert loss == pytest.approx(float(denoising_loss(prediction, noised.target, noised.weight)), rel=1e-4)
+
+
+def test_neither_batches_nor_the_order_of_phrases_matter(backbone: Backbone, latents: torch.Tensor) -> None:
+    space, turned = space_of(backbone, PHRASES), space_of(backbone, PHRASES[::-1])
+    whole = likeliest_phrases(backbone, space, latents, CAPTIONS)
+    seen: list[tuple[int, int]] = []
+    parts = likeliest_phrases(backbone, turned, latents, CAPTIONS, batch_size=3, progress=lambda *at: seen.append(at))
+    assert [phrase for phrase, _ in parts] == [phrase for phrase, _ in whole]
+    assert [loss for _, loss in parts] == pytest.approx([loss for _, loss in whole], rel=1e-4)
+    assert seen[-1] == (4 * 2 + 4 * 2 * 4, 4 * 2 + 4 * 2 * 4)
+
+
+def test_twinact_starts_at_the_likeliest_phrase_and_says_so(backbone: Backbone, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(2):
+        Image.new("RGB", (32, 32), (80 * index, 200, 40)).save(pictures / f"{index}.png")
+        (pictures / f"{index}.txt").write_text(CAPTIONS[index])
+    space = space_of(backbone, PHRASES)
+    config = LearnConfig(name="leap", steps=2, batch_size=2, similarity_weight=0.0)
+    searched: list[int] = []
+
+    def run(name: str, config: LearnConfig) -> torch.Tensor:
+        result = learn(
+            pictures, config, tmp_path / name, backbone=backbone, space=space,
+            searching=lambda done, _all: searched.append(done),
+        )  # fmt: skip
+        assert result.action.coefficients is not None
+        return result.action.coefficients
+
+    found = run("found", config)
+    start = json.loads((tmp_path / "found" / "config.json").read_text())["settings"]["start"]
+    assert start in PHRASES and searched
+    assert torch.equal(run("named", replace(config, start=start)), found)
+    searched.clear()
+    assert torch.equal(run("found", config), found) and not searched
