@@ -59,8 +59,10 @@ def map_png(
         chosen = [i for i, name in enumerate(groups) if name == group]
         colour = "#999999" if group == "other" else _COLOURS[index % (len(_COLOURS) - 1)]
         axes.scatter(points[chosen, 0], points[chosen, 1], s=10, alpha=0.6, color=colour, label=group)
+    left, right = float(points[:, 0].min()), float(points[:, 0].max())
     for i in _spread(points):
-        axes.annotate(_plain(space.phrases[i]), points[i].tolist(), fontsize=6.5, alpha=0.85)
+        side = "right" if points[i, 0] > left + 0.85 * (right - left) else "left"  # labels stay inside the frame
+        axes.annotate(_plain(space.phrases[i]), points[i].tolist(), fontsize=6.5, alpha=0.85, ha=side)
     for label, action in (actions or {}).items():
         x, y = ((_flat(space, action.point(space).unsqueeze(0)) - centre) @ plane)[0].tolist()
         axes.scatter([x], [y], s=140, marker="*", color="black", zorder=3)
