@@ -327,6 +327,16 @@ class TestMove:
         assert (tmp_path / "new.action.safetensors").read_text() == "mine"
 
 
+def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exports"
+    paths = done("export", learned, "--model", model, "--out", out).stdout.split()
+    assert [Path(path).name for path in paths] == ["leap.safetensors", "learned_embeds.safetensors"]
+    assert "not replaced" in refused("export", learned, "--model", model, "--out", out)
+    back = tmp_path / "back.action.safetensors"
+    done("import", paths[0], "--name", "back", "--model", model, "--out", back)
+    assert Action.load(back).vectors[0].equal(Action.load(learned).vectors[0])
+
+
 def test_debug_shows_the_traceback() -> None:
     result = invoke("learn", "nowhere", env={"TWINACT_DEBUG": "1"})
     assert type(result.exception).__name__ == "DataError"

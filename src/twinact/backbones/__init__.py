@@ -59,6 +59,11 @@ def load(
             ) from error
 
 
+def family(name_or_path: str | Path) -> str:
+    """The pipeline class of a model, as its index names it; arguments and errors as `load`, without its weights."""
+    return _pipeline_class(_find(str(name_or_path))[0])
+
+
 def _find(name: str) -> tuple[Path, str]:
     """The folder of a model, and the name to call it by."""
     if name == "nano":

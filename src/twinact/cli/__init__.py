@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from twinact import __version__
-from twinact.cli import actions, bench, space, world
+from twinact.cli import actions, bench, exports, space, world
 from twinact.errors import ConfigError, TwinactError
 from twinact.terminal import say
 
@@ -66,6 +66,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 for command in (actions.learn, actions.generate, actions.adjust, actions.combine):
     app.command()(command)
+
+app.command("export")(exports.export)
+app.command("import")(exports.import_)
 
 
 @app.command()

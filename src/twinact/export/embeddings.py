@@ -1,0 +1,167 @@
+"""Learned token vectors as embedding files of A1111, Forge, ComfyUI, InvokeAI and diffusers, and back.
+
+What each of them accepts differs; the keys written here are those that all readers of a family know.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import Tensor
+
+from twinact import __version__
+from twinact.action import Action
+from twinact.errors import CheckpointError, ConfigError
+from twinact.export.modelspec import pack, spec
+from twinact.files import atomic_write_bytes
+
+# ComfyUI moves up to 7 tokens of an embedding as a whole and may cut longer ones across chunks.
+MAX_VECTORS = 7
+_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a family's embedding files look.
+
+    Attributes:
+        keys: Key of each text encoder's vectors, in the order of `Backbone.token_tables`.
+        architectures: ModelSpec's name of the family, by the width of the first text encoder.
+        aliases: Key to a second one under which other readers look for the same vectors.
+        spellings: Further keys that readers must understand, by key.
+    """
+
+    keys: tuple[str, ...]
+    architectures: dict[int, str]
+    aliases: dict[str, str]
+    spellings: dict[str, tuple[str, ...]]
+
+
+LAYOUTS: dict[str, Layout] = {
+    # One tensor only, whatever its key: A1111 refuses a second one.
+    "StableDiffusionPipeline": Layout(
+        ("emb_params",),
+        {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v"},
+        {},
+        {"emb_params": ("emp_params", "clip_l", "clip_h", "string_to_param.*")},
+    ),
+    "StableDiffusionXLPipeline": Layout(("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}),
+    "StableDiffusion3Pipeline": Layout(
+        ("clip_l", "clip_g", "t5xxl"), {768: "stable-diffusion-v3-medium"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}
+    ),
+    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}),
+}
+
+
+def export_embedding(action: Action, family: str, folder: str | Path) -> list[Path]:
+    """Write an action's vectors for other tools; its name is the word to type there.
+
+    ``<name>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``. Families
+    with one text encoder also get ``<name>/learned_embeds.safetensors``, whose key is the token itself.
+
+    Args:
+        action: Learned on a model of the family.
+        family: Key of `LAYOUTS`, the class that ``model_index.json`` names.
+        folder: Made if missing; files of these names are replaced.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: The family is unknown, the action has vectors for another number of text encoders, too many of
+            them, or a LoRA, without which they mean something else.
+        DataError: The folder cannot be written.
+    """
+    layout = _layout(family)
+    if len(action.vectors) != len(layout.keys):
+        raise ConfigError(
+            f"action {action.name!r} has vectors for {len(action.vectors)} text encoders and {family} has "
+            f"{len(layout.keys)}: it was made for {action.model_id!r}"
+        )
+    if action.lora:
+        raise ConfigError(f"action {action.name!r} carries a LoRA, which an embedding cannot hold: export that as well")
+    count = len(action.vectors[0])
+    if count > MAX_VECTORS:
+        raise ConfigError(
+            f"action {action.name!r} has {count} vectors; other tools keep at most {MAX_VECTORS} together"
+        )
+    tensors = dict(zip(layout.keys, action.vectors, strict=True))
+    tensors |= {alias: tensors[key] for key, alias in layout.aliases.items()}
+    width = action.vectors[0].shape[1]
+    architecture = layout.architectures.get(width, next(iter(layout.architectures.values())))
+    metadata = spec(
+        f"{architecture}/textual-inversion",
+        _IMPLEMENTATION,
+        action.name,
+        date=datetime.now(UTC).replace(microsecond=0).isoformat(),
+        trigger_phrase=action.name,
+        usage_hint=f"A1111, Forge: {action.name}; ComfyUI: embedding:{action.name}",
+        is_negative_embedding="false",
+        tags="action",
+    ) | {
+        "twinact.action": action.name,
+        "twinact.base": action.model_id,
+        "twinact.n_vectors": str(count),
+        "twinact.library_version": __version__,
+    }
+    folder = Path(folder)
+    files = [atomic_write_bytes(folder / f"{action.name}.safetensors", pack(tensors, metadata))]
+    if len(layout.keys) == 1:
+        own = {action.name: action.vectors[0]}
+        path = folder / action.name / "learned_embeds.safetensors"
+        files.append(atomic_write_bytes(path, pack(own, metadata)))
+    return files
+
+
+def import_embedding(path: str | Path, family: str, *, name: str, model_id: str, widths: Sequence[int]) -> Action:
+    """Read an embedding file of any of these tools as an action without coefficients.
+
+    Args:
+        path: A safetensors file; other formats run code when they are read, and are refused.
+        family: Key of `LAYOUTS`.
+        name: Of the action.
+        model_id: Of the model that it is for.
+        widths: Of the model's text encoders, in the order of `Backbone.token_tables`.
+
+    Raises:
+        CheckpointError: It is no safetensors file, damaged, or made for another family.
+    """
+    layout, path = _layout(family), Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} is not a safetensors file; formats that run code when read are refused")
+    found = _read(path)
+    vectors = []
+    for key, width in zip(layout.keys, widths, strict=True):
+        tensor = next((found[k] for k in (key, *layout.spellings.get(key, ())) if k in found), None)
+        if tensor is None and len(layout.keys) == len(found) == 1:
+            tensor = next(iter(found.values()))  # diffusers and InvokeAI name the tensor after the token
+        if tensor is None:
+            raise CheckpointError(f"{path} has {', '.join(sorted(found))} and no {key}: it is made for another family")
+        tensor = tensor.float().reshape(-1, tensor.shape[-1])
+        if tensor.shape[1] != width:
+            raise CheckpointError(
+                f"{path}: {key} is {tensor.shape[1]} wide and the model takes {width}: it is made for another model"
+            )
+        vectors.append(tensor)
+    return Action(name, vectors, model_id, meta={"imported": path.name})
+
+
+def _layout(family: str) -> Layout:
+    if family not in LAYOUTS:
+        raise ConfigError(f"models of class {family} are not supported: use one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[family]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors of a foreign file; those of a bundle (``bundle_emb.<name>.<key>``) under their last name."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}; copy it again") from error
+    bundled = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith("bundle_emb.")}
+    return bundled or tensors
