@@ -10,7 +10,7 @@ from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
 from twinact.space import ActionSpace
 
-_FIRST_PICTURES, _SECOND_NOISES, _SHORTLIST = 3, 4, 24
+_FIRST_PICTURES, _SECOND_NOISES, _SHORTLIST = 2, 3, 16
 # Poses are decided at high noise; at low noise all actions explain a picture alike.
 _NOISE_BIAS = 0.8
 
@@ -39,7 +39,7 @@ def likeliest_phrases(
         progress: Called with the pictures seen so far and in all.
 
     Returns:
-        The shortlist (at most 24), likeliest first, with mean losses.
+        The shortlist (at most 16), likeliest first, with mean losses.
     """
     vectors = space.to(latents.device).reconstruct(space.phrase_coefficients.to(latents.device))  # per encoder: n s w
     few, count = list(range(min(_FIRST_PICTURES, len(latents)))), len(space.phrases)

@@ -67,7 +67,7 @@ class Recipe:
     vision_width: int = 192
     vision_layers: int = 5
     vae_channels: tuple[int, ...] = (32, 64, 64)
-    latent_channels: int = 8
+    latent_channels: int = 16
     unet_channels: tuple[int, ...] = (96, 192, 256)
     figure_weight: float = 4.0
     noise_bias: float = 0.5
@@ -75,7 +75,7 @@ class Recipe:
     caption_dropout: float = 0.1
     guidance: float = 2.0
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
-    vae: Fit = field(default_factory=lambda: Fit(30_000, 12, 1.5e-3, weight_decay=0.0))
+    vae: Fit = field(default_factory=lambda: Fit(36_000, 12, 1.5e-3, weight_decay=0.0))
     unet: Fit = field(default_factory=lambda: Fit(336_000, 48, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
