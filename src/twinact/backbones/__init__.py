@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from twinact.backbones.base import Backbone
 
 # Pipeline class in model_index.json -> module and class of ours.
-_FAMILIES = {"StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion")}
+_FAMILIES = {
+    "StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion"),
+    "StableDiffusionXLPipeline": ("twinact.backbones.sdxl", "StableDiffusionXL"),
+}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HASHED_BYTES = 2**20
 
