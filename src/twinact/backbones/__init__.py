@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FAMILIES = {
     "StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion"),
     "StableDiffusionXLPipeline": ("twinact.backbones.sdxl", "StableDiffusionXL"),
+    "StableDiffusion3Pipeline": ("twinact.backbones.sd3", "StableDiffusion3"),
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HASHED_BYTES = 2**20
