@@ -21,6 +21,7 @@ _FAMILIES = {
     "StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion"),
     "StableDiffusionXLPipeline": ("twinact.backbones.sdxl", "StableDiffusionXL"),
     "StableDiffusion3Pipeline": ("twinact.backbones.sd3", "StableDiffusion3"),
+    "FluxPipeline": ("twinact.backbones.flux", "Flux"),
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HASHED_BYTES = 2**20
