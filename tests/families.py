@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import Tensor, nn
 
 from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
@@ -98,3 +100,7 @@ def times(backbone: Backbone, *shares: float) -> Tensor:
     """Times at shares of the noisiest, as the backbone takes them."""
     t = backbone.noising.sample_t(1, torch.Generator())
     return (torch.tensor(shares) * 999).to(t.dtype)
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image, dtype=np.int16) for image in images])

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from PIL import Image
 from torch import Tensor, nn
 
-from families import CORE, FAMILIES, backbone_of, modules, noisy, stock_of, stock_text, times, vectors_of
+from families import CORE, FAMILIES, backbone_of, modules, noisy, pixels, stock_of, stock_text, times, vectors_of
 from twinact.backbones.text import splice, written
 from twinact.errors import ConfigError, DataError, TwinactError
 from twinact.sample import generate
@@ -26,10 +26,6 @@ PROMPTS = [
     "cat " * 600,  # too long even for T5
 ]
 ALL = pytest.mark.parametrize("name", list(FAMILIES))
-
-
-def pixels(images: list[Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(image, dtype=np.int16) for image in images])
 
 
 @ALL

@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from families import CORE, backbone_of, modules
-from test_backbones import pixels
+from families import CORE, backbone_of, modules, pixels
 from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.base import Backbone

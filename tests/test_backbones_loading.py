@@ -13,8 +13,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from families import CORE, FAMILIES, backbone_of, noisy, stock_text, times, vectors_of
-from test_backbones import pixels
+from families import CORE, FAMILIES, backbone_of, noisy, pixels, stock_text, times, vectors_of
 from tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from twinact.backbones import load
 from twinact.backbones.sd3 import StableDiffusion3

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from families import pixels
 from tiny import tiny_sd
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
@@ -23,10 +23,6 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def vectors(backbone: Backbone) -> dict[str, list[torch.Tensor]]:
     return {"<act>": [backbone.token_tables()[0].embed("jumping red dog")]}
-
-
-def pixels(images: list[Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(image, dtype=np.int16) for image in images])
 
 
 def test_pictures_do_not_depend_on_their_batch(backbone: Backbone, vectors: dict[str, list[torch.Tensor]]) -> None:
