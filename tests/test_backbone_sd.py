@@ -1,19 +1,18 @@
-"""The Stable Diffusion backbone against the stock pipeline, its gradients, its noise and its loading errors."""
+"""Loading a model and its errors, on Stable Diffusion; what holds for every family is in test_backbones.py."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPImageProcessor
 
 from tiny import tiny_sd
 from twinact.backbones import load
 from twinact.backbones.base import Backbone
-from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.sd import StableDiffusion
 from twinact.errors import CheckpointError, ConfigError, DataError
 
@@ -52,10 +51,6 @@ def stock_hidden(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch
         return pipeline.encode_prompt(prompts, "cpu", 1, False)[0]
 
 
-def noisy(backbone: Backbone, b: int = 2) -> torch.Tensor:
-    return torch.randn(b, *backbone.latent_shape, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("pad", [None, "!"])
 def test_text_without_placeholder_equals_stock_bit_for_bit(pad: str | None) -> None:
     pipeline = tiny_sd()
@@ -67,169 +62,6 @@ def test_text_without_placeholder_equals_stock_bit_for_bit(pad: str | None) -> N
     unused = {"<act>": [torch.zeros(3, 32)]}
     assert torch.equal(backbone.encode_text(PROMPTS, unused).hidden, expected)
     assert backbone.encode_text(PROMPTS).pooled is None
-
-
-@pytest.mark.parametrize(
-    ("prompt", "words"),
-    [
-        ("a robot <act> in a park", {"<act>": "cat"}),
-        ("<act>", {"<act>": "cat dog"}),
-        ("a <act>, in the city", {"<act>": "red dress"}),
-        ("a<act>man", {"<act>": "cat"}),
-        ("<who> <act> on the moon with <who>", {"<act>": "jumping", "<who>": "robot dog"}),
-        ("@act@act2", {"@act": "cat", "@act2": "dog"}),  # one begins with the other
-    ],
-)
-def test_known_words_as_vectors_equal_the_words(backbone: Backbone, prompt: str, words: dict[str, str]) -> None:
-    table = backbone.token_tables()[0]
-    spelled = prompt
-    for placeholder in sorted(words, key=len, reverse=True):
-        spelled = spelled.replace(placeholder, f" {words[placeholder]} ")
-    vectors = {placeholder: [table.embed(text)] for placeholder, text in words.items()}
-    prompts = [prompt, "a dog"]  # in one batch with a prompt that has no placeholder
-    assert torch.equal(
-        backbone.encode_text(prompts, vectors).hidden, stock_hidden(backbone.pipeline(), [spelled, "a dog"])
-    )
-
-
-def test_vectors_leave_no_trace(backbone: Backbone) -> None:
-    before = backbone.token_tables()[0]
-    weight, size = before.weight.clone(), len(before.tokenizer)
-    plain = backbone.encode_text(["a <act> dog"]).hidden
-    backbone.encode_text(["a <act> dog"], {"<act>": [torch.ones(3, 32)]})
-    after = backbone.token_tables()[0]
-    assert torch.equal(after.weight, weight)
-    assert len(after.tokenizer) == size
-    assert torch.equal(backbone.encode_text(["a <act> dog"]).hidden, plain)
-
-
-def test_long_prompt_is_cut_after_the_placeholder_only(backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
-    vectors = {"<act>": [torch.zeros(3, 32)]}
-    fits = "cat " * 19 + "<act>"  # 19 + 3 + begin and end = 24
-    with caplog.at_level(logging.WARNING):
-        backbone.encode_text([fits], vectors)
-        assert not caplog.records
-        backbone.encode_text([f"{fits} in a park"], vectors)
-    assert "in a park" in caplog.text
-    with pytest.raises(DataError, match=r"puts <act> beyond the 22 tokens that text_encoder reads"):
-        backbone.encode_text(["cat " + fits], vectors)
-
-
-def test_vectors_of_another_model_are_refused(backbone: Backbone) -> None:
-    with pytest.raises(DataError, match="16 wide and text_encoder takes 32"):
-        backbone.encode_text(["<act>"], {"<act>": [torch.zeros(3, 16)]})
-    with pytest.raises(DataError, match="vectors for 2 text encoders and tiny has 1"):
-        backbone.encode_text(["<act>"], {"<act>": [torch.zeros(3, 32)] * 2})
-
-
-def test_gradient_reaches_vectors_and_is_right() -> None:
-    backbone = StableDiffusion(tiny_sd().to(dtype=torch.float64), "tiny")
-    start = backbone.token_tables()[0].embed("cat dog red").clone()
-    x_t, t = noisy(backbone).double(), torch.tensor([100, 900])
-
-    def loss(value: torch.Tensor) -> torch.Tensor:
-        cond = backbone.encode_text(["a robot <act> in a park", "a <act>"], {"<act>": [value]})
-        return backbone.predict(x_t, t, cond).square().mean()
-
-    value = start.requires_grad_()
-    loss(value).backward()
-    assert value.grad is not None
-    assert value.grad.abs().amin(dim=1).gt(0).all()
-    direction = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    step = 1e-6
-    with torch.no_grad():
-        numeric = (loss(start + step * direction) - loss(start - step * direction)) / (2 * step)
-    assert (value.grad * direction).sum().item() == pytest.approx(numeric.item(), rel=1e-4)
-    assert all(parameter.grad is None for parameter in backbone.denoiser.parameters())
-
-
-def test_predict_is_the_unet_and_everything_is_frozen(backbone: Backbone) -> None:
-    x_t, t = noisy(backbone), torch.tensor([3, 700])
-    cond = backbone.encode_text(["a cat", "a dog"])
-    expected = backbone.denoiser(x_t, t, encoder_hidden_states=cond.hidden, return_dict=False)[0]
-    assert torch.equal(backbone.predict(x_t, t, cond), expected)
-    stock = backbone.pipeline()
-    for module in (stock.unet, stock.vae, stock.text_encoder):
-        assert not module.training
-        assert not any(parameter.requires_grad for parameter in module.parameters())
-
-
-def test_pipelines_share_modules_and_not_the_scheduler(backbone: Backbone) -> None:
-    first, second = backbone.pipeline(), backbone.pipeline()
-    assert type(first) is StableDiffusionPipeline
-    assert first.unet is second.unet is backbone.denoiser
-    assert first.scheduler is not second.scheduler
-    assert first.scheduler.config == second.scheduler.config
-
-
-@pytest.mark.parametrize("vae", ["kl", "tiny"])
-def test_latents_are_scaled_as_the_stock_pipeline_reads_them(vae: str) -> None:
-    pipeline = tiny_sd(vae=vae)
-    backbone = StableDiffusion(pipeline, "tiny")
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    latents = backbone.encode_image(images)
-    assert latents.shape[1:] == backbone.latent_shape == (4, 8, 8)
-    assert backbone.image_size == 32
-    assert torch.equal(latents, backbone.encode_image(images))
-    encoded = pipeline.vae.encode(images)
-    raw = encoded.latent_dist.mode() if vae == "kl" else encoded.latents
-    factor = pipeline.vae.config.scaling_factor
-    assert factor != 1
-    torch.testing.assert_close(latents, raw * factor)
-    torch.testing.assert_close(backbone.decode_latents(latents), pipeline.vae.decode(raw).sample)
-
-
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_clean_undoes_add_and_add_equals_the_scheduler(prediction_type: str) -> None:
-    pipeline = tiny_sd(prediction_type)
-    backbone = StableDiffusion(pipeline, "tiny")
-    t = torch.tensor([0, 1, 250, 500, 750, 998, 999])
-    latents, noise = noisy(backbone, len(t)).double(), torch.randn(len(t), *backbone.latent_shape, dtype=torch.float64)
-    noised = backbone.noising.add(latents, noise, t)
-    torch.testing.assert_close(backbone.clean(noised.x_t, t, noised.target), latents, rtol=1e-6, atol=1e-6)
-    scheduler = pipeline.scheduler
-    torch.testing.assert_close(noised.x_t, scheduler.add_noise(latents, noise, t), rtol=1e-6, atol=1e-6)
-    if prediction_type == "v_prediction":
-        torch.testing.assert_close(noised.target, scheduler.get_velocity(latents, noise, t), rtol=1e-6, atol=1e-6)
-    else:
-        assert torch.equal(noised.target, noise)
-    assert torch.equal(noised.weight, torch.ones(len(t), dtype=torch.float64))
-
-
-def test_zero_terminal_snr_leaves_no_signal() -> None:
-    pipeline = tiny_sd("v_prediction")
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
-    backbone = StableDiffusion(pipeline, "tiny")
-    latents, t = noisy(backbone), torch.tensor([999, 999])
-    noise = torch.randn_like(latents)
-    noised = backbone.noising.add(latents, noise, t)
-    assert torch.equal(noised.x_t, noise)
-    torch.testing.assert_close(backbone.clean(noised.x_t, t, noised.target), latents)
-
-
-def test_schedulers_that_do_not_fit_are_refused() -> None:
-    config = tiny_sd().scheduler.config
-    device = torch.device("cpu")
-    with pytest.raises(ConfigError, match="FlowMatchEulerDiscreteScheduler has no alphas_cumprod"):
-        DDPMNoising.from_scheduler(FlowMatchEulerDiscreteScheduler(), device)
-    with pytest.raises(ConfigError, match="prediction_type 'sample' is not supported"):
-        DDPMNoising.from_scheduler(DDIMScheduler.from_config(config, prediction_type="sample"), device)
-    with pytest.raises(ConfigError, match="zero terminal SNR"):
-        DDPMNoising.from_scheduler(DDIMScheduler.from_config(config, rescale_betas_zero_snr=True), device)
-
-
-@pytest.mark.parametrize("bias", [0.0, 0.9])
-def test_times_follow_their_density(bias: float) -> None:
-    noising = DDPMNoising(torch.linspace(0.9, 0.1, 10), "epsilon")
-    draws = 20_000
-    t = noising.sample_t(draws, torch.Generator().manual_seed(0), bias)
-    assert torch.equal(t, noising.sample_t(draws, torch.Generator().manual_seed(0), bias))
-    weight = 1 - bias * torch.cos(torch.pi * torch.arange(10) / 10)
-    expected = draws * weight / weight.sum()
-    # Five standard deviations of a count.
-    assert ((torch.bincount(t, minlength=10) - expected).abs() < 5 * expected.sqrt()).all()
-    with pytest.raises(ConfigError, match=r"timestep bias 1\.0 is out of range"):
-        noising.sample_t(1, torch.Generator(), 1.0)
 
 
 @pytest.mark.filterwarnings("error")
@@ -302,3 +134,12 @@ def test_load_reports_damaged_weights(own_folder: Path, part: str, damage: str) 
     with pytest.raises(CheckpointError) as caught:
         load(own_folder)
     assert "\n" not in str(caught.value)
+
+
+def test_parts_that_are_not_needed_may_be_in_the_folder(own_folder: Path, backbone: Backbone) -> None:
+    pipeline = tiny_sd()
+    pipeline.register_modules(feature_extractor=CLIPImageProcessor(crop_size=8, size=8))
+    pipeline.save_pretrained(own_folder)
+    assert "CLIPImageProcessor" in (own_folder / "model_index.json").read_text()
+    loaded = load(own_folder, "cpu")
+    assert torch.equal(loaded.encode_text(PROMPTS).hidden, backbone.encode_text(PROMPTS).hidden)

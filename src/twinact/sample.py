@@ -33,13 +33,14 @@ def generate(
         vectors: As `Backbone.encode_text` takes them; every prompt must then hold one of the placeholders.
         seeds: One per picture.
         steps: Denoising steps of the model's own scheduler.
-        guidance: Classifier-free guidance; 1 or less turns it off.
-        negative_prompt: What guidance leads away from.
+        guidance: Classifier-free guidance, 1 or less turns it off; for FLUX.1 the distilled one.
+        negative_prompt: What classifier-free guidance leads away from; FLUX.1 takes none.
         batch_size: Pictures drawn at once: memory against speed.
         progress: Called with (pictures done, pictures in all) after each batch.
 
     Raises:
-        ConfigError: Not as many seeds as prompts, or a number out of range.
+        ConfigError: Not as many seeds as prompts, a number out of range, or a negative prompt that the model has no
+            use for.
         DataError: A prompt without placeholder although there are vectors, or too long.
     """
     if len(seeds) != len(prompts):
@@ -56,19 +57,16 @@ def generate(
 
     pipeline = backbone.pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    away = backbone.encode_text([negative_prompt]).hidden  # 1 l d
     images: list[Image.Image] = []
     for start in range(0, len(prompts), batch_size):
         batch = slice(start, start + batch_size)
-        hidden = backbone.encode_text(prompts[batch], vectors).hidden  # b l d
+        cond = backbone.encode_text(prompts[batch], vectors)
         # A generator per picture, on the CPU: the same start noise in any batch and on any device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
         images += pipeline(
-            prompt_embeds=hidden,
-            negative_prompt_embeds=away.expand_as(hidden),
             generator=generators,
             num_inference_steps=steps,
-            guidance_scale=guidance,
+            **backbone.pipeline_arguments(cond, negative_prompt, guidance),
         ).images
         if progress is not None:
             progress(len(images), len(prompts))

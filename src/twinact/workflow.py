@@ -30,8 +30,8 @@ def open_model(model: str | Path = "nano") -> Backbone:
 
 
 def default_guidance(backbone: Backbone) -> float:
-    """Classifier-free guidance that suits a model: nano's own, otherwise what Stable Diffusion is mostly used with."""
-    return RECIPE.guidance if backbone.model_id.startswith("nano@") else 7.5
+    """Guidance that suits a model: nano's own, otherwise what its family is mostly used with."""
+    return RECIPE.guidance if backbone.model_id.startswith("nano@") else backbone.guidance
 
 
 def action_encoder(model: str | Path = "nano") -> ActionEncoder | None:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from twinact.backbones.base import Backbone
 
 # Pipeline class in model_index.json -> module and class of ours.
-_FAMILIES = {"StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion")}
+_FAMILIES = {
+    "StableDiffusionPipeline": ("twinact.backbones.sd", "StableDiffusion"),
+    "StableDiffusionXLPipeline": ("twinact.backbones.sdxl", "StableDiffusionXL"),
+    "StableDiffusion3Pipeline": ("twinact.backbones.sd3", "StableDiffusion3"),
+    "FluxPipeline": ("twinact.backbones.flux", "Flux"),
+}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HASHED_BYTES = 2**20
 

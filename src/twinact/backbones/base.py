@@ -70,6 +70,7 @@ class Backbone(ABC):
     Attributes:
         denoiser: The network that predicts noise; LoRA attaches to it.
         lora_targets: Names of the linear layers in it that LoRA adapts.
+        guidance: What the stock pipeline draws with if nothing else is said.
         noising: How clean latents become noisy ones and back.
         model_id: Name and short hash of the weights; equal ids mean the same model.
         tokenizer_hash: 16 hex digits over the vocabulary and merges of all tokenizers.
@@ -80,6 +81,7 @@ class Backbone(ABC):
 
     denoiser: nn.Module
     lora_targets: tuple[str, ...]
+    guidance: float
     noising: Noising
     model_id: str
     tokenizer_hash: str
@@ -135,6 +137,29 @@ class Backbone(ABC):
     ) -> Float[Tensor, "b c h w"]:
         """The clean latents that a prediction implies."""
         return self.noising.clean(x_t, t, prediction)
+
+    def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
+        """What to call `pipeline()` with, besides steps and generators, to draw one picture per item of `cond`.
+
+        Args:
+            cond: Of the pictures.
+            negative_prompt: What guidance leads away from.
+            guidance: Its strength; 1 or less turns classifier-free guidance off.
+
+        Raises:
+            ConfigError: The family takes no negative prompt and there is one.
+        """
+        # One a picture, as the stock pipelines encode it: a batch of another size would be rounded otherwise.
+        away = self.encode_text([negative_prompt] * len(cond.hidden))
+        arguments = {
+            "prompt_embeds": cond.hidden,
+            "negative_prompt_embeds": away.hidden,
+            "guidance_scale": guidance,
+        }
+        if cond.pooled is not None and away.pooled is not None:
+            arguments["pooled_prompt_embeds"] = cond.pooled
+            arguments["negative_pooled_prompt_embeds"] = away.pooled
+        return arguments
 
     @abstractmethod
     def pipeline(self) -> "DiffusionPipeline":

@@ -11,6 +11,8 @@ from torch import Tensor
 from twinact.errors import ConfigError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+# Cells of the quantile table that biased flow times are drawn from; the density is constant within each.
+_CELLS = 1000
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,7 @@ class DDPMNoising:
         Raises:
             ConfigError: `bias` out of range.
         """
-        if not 0.0 <= bias < 1.0:
-            raise ConfigError(f"timestep bias {bias} is out of range: use a value from 0 (uniform) to below 1")
+        _check_bias(bias)
         steps = len(self.alphas_cumprod)
         times = torch.arange(steps, dtype=torch.float64, device=generator.device)
         cumulative = (1.0 - bias * torch.cos(math.pi * times / steps)).cumsum(0)
@@ -130,3 +131,88 @@ class DDPMNoising:
     def _scales(self, t: Int64[Tensor, " b"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         squared = self.alphas_cumprod[t][:, None, None, None]  # b 1 1 1
         return squared.sqrt().to(dtype), (1.0 - squared).sqrt().to(dtype)
+
+
+class FlowNoising:
+    """Straight paths of flow matching (Lipman et al. 2023): x_t = (1 - sigma) x_0 + sigma noise, target noise - x_0.
+
+    Times are sigma in units of training steps, 0 clean and `steps` pure noise, and need not be whole. In training they
+    are logit-normal (Stable Diffusion 3, Esser et al. 2024, section 3.1), moved by the shift of the model's scheduler:
+    sigma = shift u / (1 + (shift - 1) u), which adds log(shift) to the logit.
+    """
+
+    def __init__(self, shift: float, steps: int, device: torch.device) -> None:
+        """Takes the shift (1 is none, larger is noisier) and the time of pure noise; times are made on `device`."""
+        self.shift = shift
+        self.steps = steps
+        self.device = device
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any, tokens: int, device: torch.device) -> "FlowNoising":
+        """The noise that a diffusers scheduler was made for.
+
+        Args:
+            scheduler: A flow-matching one; its static shift counts, or the one that grows with the picture.
+            tokens: Positions of a picture in the transformer.
+            device: Where times are made.
+
+        Raises:
+            ConfigError: The scheduler has no shift, as those of DDPM models.
+        """
+        config = scheduler.config
+        if "shift" not in config:
+            raise ConfigError(
+                f"scheduler {type(scheduler).__name__} has no shift: this model family needs a flow-matching "
+                "scheduler such as FlowMatchEulerDiscreteScheduler"
+            )
+        shift = float(config.shift)
+        if config.get("use_dynamic_shifting", False):
+            # A line through two (tokens, shift) points, as the stock pipelines draw it.
+            slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+            mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
+            shift = math.exp(mu) if config.time_shift_type == "exponential" else mu
+        return cls(shift, config.num_train_timesteps, device)
+
+    def sample_t(self, b: int, generator: torch.Generator, bias: float = 0.0) -> Float[Tensor, " b"]:
+        """Random times, density proportional to (shifted logit-normal) * (1 - bias * cos(pi sigma)); float32.
+
+        Args:
+            b: How many.
+            generator: Source of randomness, on any device.
+            bias: In [0, 1); 0 is the logit-normal alone, near 1 clean times are hardly drawn.
+
+        Raises:
+            ConfigError: `bias` out of range.
+        """
+        _check_bias(bias)
+        cells = torch.arange(_CELLS, dtype=torch.float64, device=generator.device)
+        density = 1.0 - bias * torch.cos(math.pi * self._sigma((cells + 0.5) / _CELLS))
+        cumulative = density.cumsum(0)
+        drawn = torch.rand(b, dtype=torch.float64, device=generator.device, generator=generator) * cumulative[-1]
+        cell = torch.searchsorted(cumulative, drawn, right=True).clamp(max=_CELLS - 1)
+        within = 1.0 - (cumulative[cell] - drawn) / density[cell]
+        # Quantiles 0 and 1 are infinitely far out.
+        quantile = ((cell + within) / _CELLS).clamp(1e-6, 1.0 - 1e-6)
+        return (self._sigma(quantile) * self.steps).to(self.device, torch.float32)
+
+    def add(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Noised:
+        """Mixes noise into clean latents; every item has weight 1."""
+        sigma = (t / self.steps)[:, None, None, None]  # b 1 1 1
+        # Rounded once each: in half precision 1 - sigma of a rounded sigma would be off where little signal is left.
+        x_t = (1.0 - sigma).to(latents.dtype) * latents + sigma.to(latents.dtype) * noise
+        return Noised(x_t, noise - latents, t, torch.ones_like(t, dtype=latents.dtype))
+
+    def clean(
+        self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], prediction: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The clean latents that a prediction implies; undoes `add` for the true target."""
+        return x_t - (t / self.steps)[:, None, None, None].to(x_t.dtype) * prediction
+
+    def _sigma(self, quantile: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Sigma at quantiles of the shifted logit-normal."""
+        return torch.sigmoid(torch.special.ndtri(quantile) + math.log(self.shift))
+
+
+def _check_bias(bias: float) -> None:
+    if not 0.0 <= bias < 1.0:
+        raise ConfigError(f"timestep bias {bias} is out of range: use a value from 0 (the usual density) to below 1")

@@ -4,20 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenizers
+from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
-from twinact.backbones.text import splice, written
-from twinact.errors import DataError
+from twinact.backbones.text import by_encoder, encode, splice, token_embedding
 
 
 class StableDiffusion(Backbone):
     """One CLIP text encoder, a UNet, DDPM noise (epsilon or v), and a full or a tiny autoencoder."""
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    guidance = 7.5
 
     def __init__(self, pipeline: StableDiffusionPipeline, model_id: str) -> None:
         """Takes over the pipeline's modules: they are frozen and put in eval mode.
@@ -54,32 +55,20 @@ class StableDiffusion(Backbone):
         return cls(pipeline.to(device), model_id)
 
     def token_tables(self) -> list[TokenTable]:
-        return [TokenTable("text_encoder", self._tokenizer, self._text_encoder.get_input_embeddings().weight)]
+        return [TokenTable("text_encoder", self._tokenizer, token_embedding(self._text_encoder).weight)]
 
     def encode_image(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        encoded = self._vae.encode(images.to(self.device, self.dtype))
-        latents = encoded.latents if isinstance(self._vae, AutoencoderTiny) else encoded.latent_dist.mode()
-        return latents * self._vae.config.scaling_factor
+        return to_latents(self._vae, images)
 
     def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        return self._vae.decode(latents.to(self.dtype) / self._vae.config.scaling_factor).sample
+        return to_pictures(self._vae, latents)
 
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
-        own: dict[str, Tensor] = {}
-        for placeholder, per_encoder in (vectors or {}).items():
-            if len(per_encoder) != 1:
-                raise DataError(
-                    f"{placeholder!r} has vectors for {len(per_encoder)} text encoders and {self.model_id} has 1: "
-                    "they were made for another model"
-                )
-            own[placeholder] = per_encoder[0]
-        table = self.token_tables()[0]
-        spliced = splice(table, prompts, own, self._tokenizer.model_max_length)
-        with written(self._text_encoder.get_input_embeddings(), spliced):
-            hidden = self._text_encoder(spliced.ids).last_hidden_state  # b l d
-        return TextCond(hidden)
+        (own,) = by_encoder(vectors, 1, self.model_id)
+        spliced = splice(self.token_tables()[0], prompts, own, self._tokenizer.model_max_length)
+        return TextCond(encode(self._text_encoder, spliced).last_hidden_state)  # b l d
 
     def predict(
         self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from twinact.backbones.base import TokenTable
-from twinact.errors import DataError
+from twinact.errors import DataError, TwinactError
 
 log = logging.getLogger(__name__)
 
@@ -103,26 +104,81 @@ def splice(
     )
 
 
+def token_embedding(encoder: nn.Module) -> nn.Module:
+    """The module with which a text encoder looks its tokens up.
+
+    `get_input_embeddings()` of T5 names another module, which has the same weight and is never called.
+    """
+    called = getattr(getattr(encoder, "encoder", None), "embed_tokens", None)
+    return encoder.get_input_embeddings() if called is None else called
+
+
 @contextmanager
-def written(embeddings: nn.Module, spliced: Spliced) -> Iterator[None]:
-    """While open, `embeddings` returns the learned vectors at their positions; gradients reach them.
+def written(encoder: nn.Module, spliced: Spliced) -> Iterator[None]:
+    """While open, `encoder` reads the learned vectors at their positions; gradients reach them.
 
     CLIP takes no `inputs_embeds`, and copying its code would tie us to one version of it; a forward hook on the
-    module of `get_input_embeddings()` works for every text encoder.
+    embedding works for every text encoder.
+
+    Raises:
+        TwinactError: The encoder was run and did not look at the embedding: the vectors would do nothing.
     """
     values = spliced.values
     if values is None:
         yield
         return
+    wrote = False
 
     def write(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        nonlocal wrote
+        wrote = True
         return output.index_put((spliced.rows, spliced.columns), values.to(output.dtype))
 
-    handle = embeddings.register_forward_hook(write)
+    handle = token_embedding(encoder).register_forward_hook(write)
     try:
         yield
     finally:
         handle.remove()
+    if not wrote:
+        raise TwinactError(
+            f"learned vectors cannot be put into a {type(encoder).__name__} of this version of transformers: "
+            "use the version that twinact was released with"
+        )
+
+
+def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
+    """What a text encoder makes of spliced prompts; no attention mask, as the stock pipelines give none."""
+    with written(encoder, spliced):
+        return encoder(spliced.ids, **options)
+
+
+def by_encoder(
+    vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None, encoders: int, model_id: str
+) -> list[dict[str, Float[Tensor, "_ _"]]]:
+    """Vectors as `Backbone.encode_text` takes them, sorted into one mapping per text encoder.
+
+    Raises:
+        DataError: A placeholder has vectors for more or fewer encoders than the model has.
+    """
+    own: list[dict[str, Tensor]] = [{} for _ in range(encoders)]
+    for placeholder, given in (vectors or {}).items():
+        if len(given) != encoders:
+            raise DataError(
+                f"{placeholder!r} has vectors for {len(given)} text encoders and {model_id} has {encoders}: "
+                "they were made for another model"
+            )
+        for mapping, value in zip(own, given, strict=True):
+            mapping[placeholder] = value
+    return own
+
+
+def pool_at_end(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes a CLIP text encoder pool at the first end token.
+
+    Published configs say that the end is token 2, which CLIP reads as "at the largest id". That is the end token
+    until somebody adds tokens, whose ids are larger.
+    """
+    getattr(encoder, "text_model", encoder).eos_token_id = tokenizer.eos_token_id
 
 
 def held(prompt: str, placeholders: Sequence[str]) -> list[str]:

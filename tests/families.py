@@ -1,0 +1,106 @@
+"""Every family of backbones with its tiny pipeline, and what the stock pipeline makes of texts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
+from twinact.backbones.base import Backbone, TextCond
+from twinact.backbones.flux import Flux
+from twinact.backbones.sd import StableDiffusion
+from twinact.backbones.sd3 import StableDiffusion3
+from twinact.backbones.sdxl import StableDiffusionXL
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model to run a contract on.
+
+    Attributes:
+        make: A new pipeline; its weights are the same in every call.
+        backbone: What takes it over.
+        text: Keyword arguments of the stock pipeline's encoding and call that its recipe asks for.
+        negative: Whether it takes a negative prompt.
+    """
+
+    make: Callable[[], DiffusionPipeline]
+    backbone: type[Backbone]
+    text: dict[str, Any]
+    negative: bool = True
+
+
+FAMILIES = {
+    "sd": Family(tiny_sd, StableDiffusion, {}),
+    "sd-v": Family(lambda: tiny_sd("v_prediction", "tiny"), StableDiffusion, {}),
+    "sdxl": Family(tiny_sdxl, StableDiffusionXL, {}),
+    "sd3": Family(tiny_sd3, StableDiffusion3, {}),
+    "sd3-without-t5": Family(lambda: tiny_sd3(with_t5=False), StableDiffusion3, {}),
+    "flux": Family(tiny_flux, Flux, {"max_sequence_length": 512}, negative=False),
+    "flux-schnell": Family(lambda: tiny_flux(guidance_embeds=False), Flux, {"max_sequence_length": 256}, False),
+}
+# One of each architecture, for what takes long.
+CORE = ("sd", "sdxl", "sd3", "flux")
+
+
+@cache
+def backbone_of(name: str) -> Backbone:
+    """The backbone of a family, shared by all tests; they leave it as it was."""
+    family = FAMILIES[name]
+    return family.backbone(family.make(), f"{name}@0")
+
+
+@cache
+def stock_of(name: str) -> DiffusionPipeline:
+    """The pipeline of a family as its library makes it, untouched by ours."""
+    pipeline = FAMILIES[name].make()
+    pipeline.set_progress_bar_config(disable=True)
+    for module in modules(pipeline).values():
+        module.eval()
+    return pipeline
+
+
+def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """Networks of a pipeline by name."""
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+@torch.no_grad()
+def stock_text(name: str, pipeline: DiffusionPipeline, prompts: Sequence[str]) -> TextCond:
+    """What the stock pipeline's `encode_prompt` gives for prompts."""
+    kind = type(pipeline).__name__
+    options: dict[str, Any] = {"device": "cpu", **FAMILIES[name].text}
+    if kind == "StableDiffusion3Pipeline":
+        options |= {"prompt_2": None, "prompt_3": None}
+    if kind == "StableDiffusionPipeline":
+        options |= {"num_images_per_prompt": 1}
+    if kind != "FluxPipeline":
+        options |= {"do_classifier_free_guidance": False}
+    outputs = pipeline.encode_prompt(list(prompts), **options)
+    pooled = {"StableDiffusionPipeline": None, "FluxPipeline": 1}.get(kind, 2)
+    return TextCond(outputs[0], None if pooled is None else outputs[pooled])
+
+
+def vectors_of(backbone: Backbone, words: str) -> list[Tensor]:
+    """The model's own embeddings of words, one tensor per text encoder."""
+    return [table.embed(words) for table in backbone.token_tables()]
+
+
+def noisy(backbone: Backbone, b: int = 2) -> Tensor:
+    return torch.randn(b, *backbone.latent_shape, generator=torch.Generator().manual_seed(1))
+
+
+def times(backbone: Backbone, *shares: float) -> Tensor:
+    """Times at shares of the noisiest, as the backbone takes them."""
+    t = backbone.noising.sample_t(1, torch.Generator())
+    return (torch.tensor(shares) * 999).to(t.dtype)
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image, dtype=np.int16) for image in images])

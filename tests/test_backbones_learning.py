@@ -1,0 +1,134 @@
+"""Learning, keeping and drawing an action on every family; the model's own words stay what they were."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from families import CORE, backbone_of, modules, pixels
+from twinact import PLACEHOLDER
+from twinact.action import Action
+from twinact.backbones.base import Backbone
+from twinact.configs import LearnConfig
+from twinact.exemplars import Exemplars, load_exemplars
+from twinact.files import tensor_hash
+from twinact.methods import Method, TextualInversion, TwinAct
+from twinact.methods.base import Batch, denoise
+from twinact.sample import generate
+from twinact.space import ActionSpace
+from twinact.train import encode_exemplars, train
+
+PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A run on one family, and what the model was before it."""
+
+    backbone: Backbone
+    method: Method
+    start: list[torch.Tensor]
+    action: Action
+    path: Path
+    weights: str
+    picture: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
+    folder = tmp_path_factory.mktemp("exemplars")
+    for index in range(2):
+        picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
+        picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
+        picture.save(folder / f"{index}.png")
+    return load_exemplars(folder, 32)
+
+
+RUNS = [(name, method) for name in CORE for method in ("twinact", "textual-inversion")]
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=" ".join)
+def learned(request: pytest.FixtureRequest, exemplars: Exemplars, tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    name, kind = request.param
+    backbone = backbone_of(name)
+    method: Method
+    if kind == "twinact":
+        space = ActionSpace.build(
+            backbone.token_tables(), PHRASES, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
+        )
+        method = TwinAct(space, None, learning_rate=0.3, similarity_weight=0.0, prior_weight=0.0)
+    else:
+        method = TextualInversion(3, learning_rate=0.03)
+    method.attach(backbone)
+    start = list(method.action("start", {}).vectors)
+    weights, picture = weights_hash(backbone), plain_picture(backbone)
+    config = LearnConfig(name="leap", method=kind, steps=STEPS, batch_size=4, similarity_weight=0.0)
+    result = train(method, backbone, exemplars, config, tmp_path_factory.mktemp("runs") / "run")
+    return Learned(backbone, method, start, result.action, result.action_path, weights, picture)
+
+
+def weights_hash(backbone: Backbone) -> str:
+    parts = modules(backbone.pipeline()).items()
+    return tensor_hash({f"{part}.{name}": w for part, module in parts for name, w in module.state_dict().items()})
+
+
+def plain_picture(backbone: Backbone) -> np.ndarray:
+    return pixels(generate(backbone, ["a robot jumping"], seeds=[5], steps=1))
+
+
+def test_loss_falls(learned: Learned, exemplars: Exemplars) -> None:
+    """On pictures, noise and times that are the same before and after."""
+    backbone = learned.backbone
+    latents = encode_exemplars(backbone, exemplars).repeat(4, 1, 1, 1)  # b c h w
+    generator = torch.Generator().manual_seed(11)
+    noise = torch.randn(latents.shape, generator=generator)
+    t = backbone.noising.sample_t(len(latents), generator)
+    batch = Batch(latents, exemplars.captions * 4, latents, noise, t)
+    with torch.no_grad():
+        before = denoise(backbone, batch, learned.start).loss
+        after = denoise(backbone, batch, list(learned.action.vectors)).loss
+    assert after < before
+
+
+def test_every_encoder_learned(learned: Learned) -> None:
+    widths = [table.width for table in learned.backbone.token_tables()]
+    assert [vectors.shape for vectors in learned.action.vectors] == [(3, width) for width in widths]
+    for start, end in zip(learned.start, learned.action.vectors, strict=True):
+        assert (start != end).all()
+
+
+def test_saved_action_draws_the_same_pixels(learned: Learned) -> None:
+    prompts = [f"a robot {PLACEHOLDER} in a park", f"a cat {PLACEHOLDER}"]
+    drawn = [
+        pixels(generate(learned.backbone, prompts, {PLACEHOLDER: action.vectors}, seeds=[1, 2], steps=1))
+        for action in (learned.action, Action.load(learned.path))
+    ]
+    assert np.array_equal(*drawn)
+    plain = generate(learned.backbone, ["a robot in a park", "a cat"], seeds=[1, 2], steps=1)
+    assert (drawn[0] != pixels(plain)).any()
+
+
+def test_the_models_own_words_are_untouched(learned: Learned) -> None:
+    assert weights_hash(learned.backbone) == learned.weights
+    assert np.array_equal(plain_picture(learned.backbone), learned.picture)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, on the norms inside FLUX.1
+@pytest.mark.parametrize("name", CORE)
+def test_learning_works_under_autocast(name: str, exemplars: Exemplars) -> None:
+    backbone = backbone_of(name)
+    method = TextualInversion(3, learning_rate=0.03)
+    method.attach(backbone)
+    latents = encode_exemplars(backbone, exemplars)
+    t = backbone.noising.sample_t(len(latents), torch.Generator().manual_seed(0))
+    batch = Batch(latents, exemplars.captions, latents, torch.ones_like(latents), t)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = method.loss(backbone, batch, torch.Generator())["loss"]
+    rounded.backward()
+    assert all(vectors.grad is not None and vectors.grad.isfinite().all() for vectors in method.vectors)
+    exact = method.loss(backbone, batch, torch.Generator())["loss"]
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
