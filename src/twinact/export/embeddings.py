@@ -31,12 +31,14 @@ class Layout:
         architectures: ModelSpec's name of the family, by the width of the first text encoder.
         aliases: Key to a second one under which other readers look for the same vectors.
         spellings: Further keys that readers must understand, by key.
+        required: Text encoders that every model of the family has; the ones after them may be left out.
     """
 
     keys: tuple[str, ...]
     architectures: dict[int, str]
     aliases: dict[str, str]
     spellings: dict[str, tuple[str, ...]]
+    required: int
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -46,12 +48,13 @@ LAYOUTS: dict[str, Layout] = {
         {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v"},
         {},
         {"emb_params": ("emp_params", "clip_l", "clip_h", "string_to_param.*")},
+        1,
     ),
-    "StableDiffusionXLPipeline": Layout(("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}),
+    "StableDiffusionXLPipeline": Layout(("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}, 2),
     "StableDiffusion3Pipeline": Layout(
-        ("clip_l", "clip_g", "t5xxl"), {768: "stable-diffusion-v3-medium"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}
+        ("clip_l", "clip_g", "t5xxl"), {768: "stable-diffusion-v3-medium"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2
     ),
-    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}),
+    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2),
 }
 
 
@@ -75,7 +78,7 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
         DataError: The folder cannot be written.
     """
     layout = _layout(family)
-    if len(action.vectors) != len(layout.keys):
+    if not layout.required <= len(action.vectors) <= len(layout.keys):
         raise ConfigError(
             f"action {action.name!r} has vectors for {len(action.vectors)} text encoders and {family} has "
             f"{len(layout.keys)}: it was made for {action.model_id!r}"
@@ -87,8 +90,8 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
         raise ConfigError(
             f"action {action.name!r} has {count} vectors; other tools keep at most {MAX_VECTORS} together"
         )
-    tensors = dict(zip(layout.keys, action.vectors, strict=True))
-    tensors |= {alias: tensors[key] for key, alias in layout.aliases.items()}
+    tensors = dict(zip(layout.keys, action.vectors, strict=False))
+    tensors |= {alias: tensors[key] for key, alias in layout.aliases.items() if key in tensors}
     width = action.vectors[0].shape[1]
     architecture = layout.architectures.get(width, next(iter(layout.architectures.values())))
     metadata = spec(
@@ -133,7 +136,7 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
         raise CheckpointError(f"{path} is not a safetensors file; formats that run code when read are refused")
     found = _read(path)
     vectors = []
-    for key, width in zip(layout.keys, widths, strict=True):
+    for key, width in zip(layout.keys, widths, strict=False):
         tensor = next((found[k] for k in (key, *layout.spellings.get(key, ())) if k in found), None)
         if tensor is None and len(layout.keys) == len(found) == 1:
             tensor = next(iter(found.values()))  # diffusers and InvokeAI name the tensor after the token
