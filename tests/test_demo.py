@@ -15,8 +15,8 @@ from twinact.backbones import load
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Asked
-from twinact.bench.tasks import said
-from twinact.demo import DemoConfig, run_demo, true_drawing
+from twinact.bench.tasks import said, true_drawing
+from twinact.demo import DemoConfig, run_demo
 from twinact.demo_folder import MARKER, DemoFolder, read_marker
 from twinact.encoders import FOLDER
 from twinact.encoders.head import EncoderConfig, LatentActionEncoder

@@ -15,7 +15,7 @@ SCHEDULES = ("constant", "cosine")
 
 # Coefficients are in units of the phrases' own spread (about 1), free vectors in those of the embedding table (about
 # 0.02 to 0.4 a number), so one step of Adam means different things to them.
-DEFAULT_LEARNING_RATES = {"twinact": 0.05, "textual-inversion": 5e-3}
+DEFAULT_LEARNING_RATES = {"twinact": 0.15, "textual-inversion": 5e-3}
 
 # The name is a file stem and the word to type in every tool that reads the export: lower case because diffusers
 # does not expand upper-case tokens, no dot because ComfyUI splits there, a letter first because it parses weights.

@@ -20,8 +20,8 @@ from twinact import __version__
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
-from twinact.bench.metrics import Asked, score
-from twinact.bench.tasks import Ask, best_text, said
+from twinact.bench.metrics import score
+from twinact.bench.tasks import Ask, best_text, said, true_drawing
 from twinact.configs import LearnConfig
 from twinact.demo_folder import DemoFolder, read_marker
 from twinact.errors import ConfigError
@@ -49,10 +49,7 @@ from twinact.space import ActionSpace
 from twinact.terminal import progress, say
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
 from twinact.world.captions import with_article
-from twinact.world.draw import draw
 from twinact.world.places import PLACES
-from twinact.world.pose import Pose
-from twinact.world.scene import Scene
 from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
 DEMO_ACTION = "signpost"
@@ -189,18 +186,6 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         say(f"{method.name}: action and actor right in {method.scores.joint}")
     say(f"report: {folder.report}")
     return folder.report
-
-
-def true_drawing(asked: Asked, seed: int, size: int) -> Image.Image:
-    """What a picture should look like, drawn by the world.
-
-    Args:
-        asked: Action, actor and place; joints that the action does not name are at ease.
-        seed: Of the details of the place.
-        size: Side in pixels.
-    """
-    pose = Pose().with_values({name: target.value for name, target in asked.action.targets.items()})
-    return Image.fromarray(draw(Scene(asked.actor, pose, asked.place, detail_seed=seed), size))
 
 
 def judge_method(

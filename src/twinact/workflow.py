@@ -42,7 +42,7 @@ def action_encoder(model: str | Path = "nano") -> ActionEncoder | None:
 
 
 def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
-    """The space of the shipped phrases in a model.
+    """The space of the shipped phrases in a model; in nano, of those that it can draw.
 
     Nano brings its own as a file, the same on every machine, so that its actions can be exchanged and combined.
 
@@ -57,8 +57,8 @@ def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
         from twinact.nano import model_dir
 
         shipped = ActionSpace.load(model_dir() / SPACE_FILE)
-        if shipped.model_id == backbone.model_id and shipped.slots == slots:
-            return shipped
+        if shipped.model_id == backbone.model_id:
+            return shipped if shipped.slots == slots else build_space(backbone, slots=slots, phrases=shipped.phrases)
     return build_space(backbone, slots=slots)
 
 

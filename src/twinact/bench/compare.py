@@ -18,7 +18,7 @@ from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Scores, Share, score
-from twinact.bench.tasks import Ask, asks, best_text, said
+from twinact.bench.tasks import Ask, asks, best_text, said, true_drawing
 from twinact.configs import LearnConfig
 from twinact.encoders import ActionEncoder
 from twinact.files import atomic_write_bytes
@@ -60,11 +60,15 @@ def compare(
         report: Receives lines about progress.
 
     Returns:
-        What ``results.json`` holds: per method the judged shares over all pictures, per kind and per action.
+        What ``results.json`` holds: per method the judged shares over all pictures, per kind and per action, and what
+        the judges make of true drawings of the same prompts.
     """
     rows: list[dict[str, Any]] = []
+    truths: list[Scores] = []
     for action in actions:
         asked = asks(action, RECIPE.actors, RECIPE.places, actors)
+        drawn = [true_drawing(ask.asked, ask.seed, backbone.image_size) for ask in asked]
+        truths.append(score(judges.judge(drawn), [ask.asked for ask in asked]))
         for method in methods:
             began = time.perf_counter()
             pictures = _pictures(backbone, encoder, out, action, method, asked, config, steps, guidance)
@@ -81,6 +85,7 @@ def compare(
         "sampler": {"steps": steps, "guidance": guidance},
         "actors per action": actors,
         "overall": {m: summary([r["scores"] for r in rows if r["method"] == m]) for m in methods},
+        "true drawings": summary(truths),
         "by kind": {
             kind: {m: summary([r["scores"] for r in rows if r["method"] == m and r["kind"] == kind]) for m in methods}
             for kind in dict.fromkeys(action.kind for action in actions)

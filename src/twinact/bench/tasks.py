@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from PIL import Image
 
 from twinact import PLACEHOLDER
 from twinact.bench.metrics import Asked
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.world.captions import follows_directly, with_article
+from twinact.world.draw import draw
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose
+from twinact.world.scene import Scene
 from twinact.world.splits import CustomAction
 
 
@@ -49,6 +52,18 @@ def asks(action: CustomAction, actors: Sequence[str], places: Sequence[str], cou
         prompt = f"{with_article(actor)} {PLACEHOLDER} {PLACES[place].text}"
         result.append(Ask(prompt, int(rng.integers(2**31)), Asked(action.pose, actor, place, action.actors)))
     return result
+
+
+def true_drawing(asked: Asked, seed: int, size: int) -> Image.Image:
+    """What a picture should look like, drawn by the world.
+
+    Args:
+        asked: Action, actor and place; joints that the action does not name are at ease.
+        seed: Of the details of the place.
+        size: Side in pixels.
+    """
+    pose = Pose().with_values({name: target.value for name, target in asked.action.targets.items()})
+    return Image.fromarray(draw(Scene(asked.actor, pose, asked.place, detail_seed=seed), size))
 
 
 def best_text(action: CustomAction, pairs: bool = False) -> str:

@@ -76,10 +76,10 @@ class Recipe:
     guidance: float = 2.0
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(36_000, 12, 1.5e-3, weight_decay=0.0))
-    unet: Fit = field(default_factory=lambda: Fit(336_000, 48, 8e-4))
+    unet: Fit = field(default_factory=lambda: Fit(480_000, 48, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
-    judge: Fit = field(default_factory=lambda: Fit(448_000, 64, 1.5e-3))
+    judge: Fit = field(default_factory=lambda: Fit(700_000, 64, 1.5e-3))
 
 
 RECIPE = Recipe()

@@ -17,6 +17,7 @@ from transformers import CLIPImageProcessorPil
 
 from twinact.backbones import load
 from twinact.bench.judges import Judges, train_judges
+from twinact.nano.data import drawn_part
 from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import contact_sheet
 from twinact.nano.recipe import Recipe
@@ -95,7 +96,8 @@ def train_nano(
         if "vision" in parts:
             vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
         _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
-        build_space(load(model, device="cpu")).save(model / SPACE_FILE)
+        known = drawn_part(recipe).phrases  # a phrase belongs in the space only when the model can draw it
+        build_space(load(model, device="cpu"), phrases=known).save(model / SPACE_FILE)
     card = {
         "world_version": WORLD_VERSION,
         "recipe": asdict(recipe),
