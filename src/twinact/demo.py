@@ -52,7 +52,7 @@ from twinact.world.captions import with_article
 from twinact.world.places import PLACES
 from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
-DEMO_ACTION = "signpost"
+DEMO_ACTION = "rising-star"
 _NAMES = {"twinact": "TwinAct", "textual-inversion": "Textual Inversion"}
 _EXPLAINED = 8  # nearest phrases and largest coefficients that the report shows
 
