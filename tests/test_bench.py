@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from twinact.bench.calibrate import Case, accuracy, drawn_scenes, false_alarms, hardest, judged
+from twinact.bench.calibrate import Case, accuracy, drawn_scenes, false_alarms, hardest
 from twinact.bench.judges import Judges, Verdict
 from twinact.bench.metrics import Asked, Share, score
 from twinact.bench.tasks import asks, best_text
 from twinact.nano.heatmaps import heat_loss, joint_positions
 from twinact.nano.recipe import RECIPE
+from twinact.world.draw import draw
 from twinact.world.meanings import meanings
 from twinact.world.pose import PartialPose, Pose
 from twinact.world.sampling import sample_free_pose
@@ -105,14 +106,12 @@ def test_judges_save_and_load(tmp_path) -> None:
 
 
 def test_calibration_knows_the_truth() -> None:
-    class Oracle(Judges):
-        """Reads from a list what it is asked about."""
-
-        def judge(self, pictures):
-            return [Verdict(item.scene.pose, item.scene.actor, item.scene.place) for item in scenes[: len(pictures)]]
-
-    scenes = drawn_scenes(40, 3)
-    cases = judged(Oracle(), scenes)
+    cases = [
+        Case(
+            item.scene, item.phrases, draw(item.scene, 64), Verdict(item.scene.pose, item.scene.actor, item.scene.place)
+        )
+        for item in drawn_scenes(40, 3)
+    ]
     right = accuracy(cases)
     for name in ("actor", "place", "phrases judged right"):
         assert right[name]["share"] == 1.0

@@ -14,8 +14,8 @@ from twinact.bench.metrics import share
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.world.draw import draw, joints
-from twinact.world.meanings import meanings
-from twinact.world.pose import DOF_NAMES, Pose, distance
+from twinact.world.meanings import phrase_holds
+from twinact.world.pose import DOF_NAMES, distance
 from twinact.world.sampling import Described, sample_described
 from twinact.world.scene import Scene
 
@@ -93,7 +93,7 @@ def accuracy(cases: Sequence[Case]) -> dict[str, Any]:
         "limb angle error, median degrees": round(float(np.median(errors)), 2),
         "limb angle error, 90th percentile": round(float(np.quantile(errors, 0.9)), 2),
         "joint error, mean share of height": round(float(np.mean([c.joint_error for c in cases])), 4),
-        "phrases judged right": share([_holds(phrase, c.verdict.pose) for c in cases for phrase in c.phrases]),
+        "phrases judged right": share([phrase_holds(phrase, c.verdict.pose) for c in cases for phrase in c.phrases]),
     }
 
 
@@ -105,8 +105,8 @@ def false_alarms(cases: Sequence[Case], seed: int) -> dict[str, Any]:
     part, rng = drawn_part(RECIPE), np.random.default_rng([seed, 995])
     phrase, actor, place = [], [], []
     for case in cases:
-        wrong = [p for p in part.phrases if not _holds(p, case.scene.pose)]
-        phrase.append(_holds(wrong[rng.integers(len(wrong))], case.verdict.pose))
+        wrong = [p for p in part.phrases if not phrase_holds(p, case.scene.pose)]
+        phrase.append(phrase_holds(wrong[rng.integers(len(wrong))], case.verdict.pose))
         actor.append(case.verdict.actor == rng.choice([a for a in part.actors if a != case.scene.actor]))
         place.append(case.verdict.place == rng.choice([p for p in part.places if p != case.scene.place]))
     return {"wrong phrase": share(phrase), "wrong actor": share(actor), "wrong place": share(place)}
@@ -144,7 +144,3 @@ def hardest(cases: Sequence[Case], count: int = 24, zoom: int = 2) -> Image.Imag
         sheet.paste(Image.fromarray(np.asarray(case.picture)), (x, y))
         sheet.paste(Image.fromarray(draw(case.seen, size)), (x + size, y))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)
-
-
-def _holds(phrase: str, pose: Pose) -> bool:
-    return any(meaning.holds(pose) for meaning in meanings()[phrase])

@@ -137,7 +137,9 @@ class Judges(nn.Module):
         if (config["world_version"], *config["actors"], *config["places"]) != (
             WORLD_VERSION, *judges.actors, *judges.places,
         ):  # fmt: skip
-            raise CheckpointError(f"{folder}: the judges belong to another world; run twinact nano train --only judges")
+            raise CheckpointError(
+                f"{folder}: the judges belong to another world; run twinact nano train --parts judges"
+            )
         judges.load_state_dict({n: t.float() if t.is_floating_point() else t
                                 for n, t in load_file(folder / "judges.safetensors").items()})  # fmt: skip
         return judges.eval()

@@ -70,7 +70,14 @@ def evaluate(
     if between:
         with progress("drawing between phrases") as advance:
             facts["between phrases"] = evaluate_between(
-                backbone, default_space(backbone), judges, between, seed, steps=steps, progress=advance
+                backbone,
+                default_space(backbone),
+                judges,
+                between,
+                seed,
+                steps=steps,
+                guidance=guidance,
+                progress=advance,
             )
     if target is not None:
         contact_sheet(pictures).save(target)

@@ -21,7 +21,7 @@ from twinact.sample import generate
 from twinact.space import ActionSpace
 from twinact.world.captions import caption, with_article
 from twinact.world.draw import draw
-from twinact.world.meanings import meanings
+from twinact.world.meanings import meanings, phrase_holds
 from twinact.world.places import PLACES
 from twinact.world.pose import distance
 from twinact.world.sampling import sample_described
@@ -38,7 +38,7 @@ class Prompt:
 
     def action_right(self, verdict: Verdict) -> list[bool]:
         """For every phrase, whether one of its meanings holds."""
-        return [any(meaning.holds(verdict.pose) for meaning in meanings()[phrase]) for phrase in self.phrases]
+        return [phrase_holds(phrase, verdict.pose) for phrase in self.phrases]
 
 
 def prompts(count: int, seed: int) -> list[Prompt]:
@@ -131,7 +131,7 @@ def between_pairs(space: ActionSpace, count: int, seed: int) -> list[tuple[str, 
 
 def evaluate_between(
     backbone: Backbone, space: ActionSpace, judges: Judges, pairs: int, seed: int, *, steps: int = 25,
-    progress: Callable[[int, int], None] | None = None,
+    guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Whether points between two phrases of the space are drawn as poses between theirs.
 
@@ -139,6 +139,7 @@ def evaluate_between(
     are projected on the line from one phrase's pose to the other's; a way is monotone when the mean advances by at
     least half of it in all, and at no point goes back by more than a twentieth.
     """
+    guidance = RECIPE.guidance if guidance is None else guidance
     table, asked = meanings(), prompts(4, seed)
     shares = torch.linspace(0, 1, 5)
     monotone, ways = [], []
@@ -153,7 +154,7 @@ def evaluate_between(
             vectors = space.reconstruct(torch.lerp(*ends, part))
             pictures = generate(
                 backbone, [f"{with_article(p.actor)} {PLACEHOLDER} {PLACES[p.place].text}" for p in asked],
-                {PLACEHOLDER: vectors}, seeds=range(seed, seed + len(asked)), steps=steps, guidance=RECIPE.guidance,
+                {PLACEHOLDER: vectors}, seeds=range(seed, seed + len(asked)), steps=steps, guidance=guidance,
             )  # fmt: skip
             seen = [np.array([getattr(v.pose, n) for n in names]) for v in judges.judge(pictures)]
             advance.append(float(np.mean([((pose - start) / unit) @ line / (line @ line) for pose in seen])))

@@ -6,7 +6,7 @@ from importlib import resources
 from types import MappingProxyType
 
 from twinact.errors import DataError
-from twinact.world.pose import PartialPose
+from twinact.world.pose import PartialPose, Pose
 
 Meaning = tuple[PartialPose, ...]
 
@@ -29,3 +29,8 @@ def meanings() -> Mapping[str, Meaning]:
             raise DataError(f"meanings.tsv line {number}: {line!r} has no tab or repeats a phrase")
         table[phrase] = tuple(PartialPose.parse(part) for part in terms.split("|"))
     return MappingProxyType(table)
+
+
+def phrase_holds(phrase: str, pose: Pose) -> bool:
+    """Whether a pose is right for a phrase: one of its alternatives holds."""
+    return any(meaning.holds(pose) for meaning in meanings()[phrase])
