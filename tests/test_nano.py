@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import nn
 from twinact.bench.judges import Judges
 from twinact.nano.data import described, drawn_part, features_pose, picture_batches, pose_features, trained_part
 from twinact.nano.evaluate import between_pairs, evaluate_nano, evaluate_vae, prompts
-from twinact.nano.fit import finished_steps, fit_module, schedule
+from twinact.nano.fit import fit_module, schedule
 from twinact.nano.recipe import RECIPE, Fit
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.unet import _visit, build_scheduler
@@ -83,12 +85,18 @@ def test_scheduler_reaches_zero_signal() -> None:
     assert float(build_scheduler().alphas_cumprod[-1]) == 0.0
 
 
-def _fit(module: nn.Module, folder: Path, fit: Fit) -> None:
-    def loss(step: int) -> dict[str, torch.Tensor]:
-        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+def _numbers(step: int) -> Iterator[torch.Tensor]:
+    for number in count(step):
+        yield torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+
+
+def _fit(
+    module: nn.Module, folder: Path, fit: Fit, batches: Callable[[int], Iterator[torch.Tensor]] = _numbers
+) -> None:
+    def loss(_step: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": (module(x) - x.sum(1, keepdim=True)).square().mean()}
 
-    fit_module(module, loss, fit, folder, lambda _line: None)
+    fit_module(module, batches, loss, fit, folder, lambda _line: None)
 
 
 def test_fit_learns_and_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch) -> None:
@@ -100,23 +108,22 @@ def test_fit_learns_and_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path
 
     straight = fresh()
     _fit(straight, tmp_path / "a", fit)
-    assert json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])["loss"] < 0.1
+    last = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] < 0.1 and 0 <= last["waiting"] <= 1
 
     monkeypatch.setattr("twinact.nano.fit.CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
-    stopped = fresh()
-    calls = 0
+    started: list[int] = []
 
-    def failing(step: int) -> dict[str, torch.Tensor]:
-        nonlocal calls
-        calls += 1
-        if calls == 17:
-            raise KeyboardInterrupt
-        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
-        return {"loss": (stopped(x) - x.sum(1, keepdim=True)).square().mean()}
+    def ending(step: int) -> Iterator[torch.Tensor]:
+        started.append(step)
+        yield from islice(_numbers(step), 16)
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_module(stopped, failing, fit, tmp_path / "b", lambda _line: None)
-    assert finished_steps(tmp_path / "b") == 16
+        _fit(fresh(), tmp_path / "b", fit, ending)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(fresh(), tmp_path / "b", fit, ending)
+    assert started == [0, 16]
     resumed = fresh()
     _fit(resumed, tmp_path / "b", fit)
     assert torch.equal(resumed.weight, straight.weight)

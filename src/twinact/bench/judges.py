@@ -7,7 +7,7 @@ any phrase, from other seeds and with another architecture than anything that a 
 import cmath
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from twinact.errors import CheckpointError
 from twinact.nano.data import POSE_FEATURES, features_pose, pose_features
-from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.fit import fit_module
 from twinact.nano.heatmaps import heat_loss, joint_positions
 from twinact.nano.recipe import Recipe
 from twinact.world.bodies import ACTORS
@@ -199,15 +199,16 @@ def free_scene(rng: np.random.Generator) -> Scene:
 def train_judges(recipe: Recipe, judges: Judges, folder: Path, workers: int, report: Callable[[str], None]) -> None:
     """Train `judges`, where they are, on freely drawn poses with blur, noise, contrast and colour shifts."""
     fit, device = recipe.judge, next(judges.parameters()).device
-    start = finished_steps(folder) * fit.batch_size
-    indices = range(start, fit.steps * fit.batch_size)
-    loader = iter(DataLoader(_FreeScenes(recipe), fit.batch_size, sampler=indices, num_workers=workers))
     # Limb angles are read off the joints; of the features, the body's rotation, height and head matter most.
     weight = torch.full((POSE_FEATURES,), 0.1, device=device)
     weight[:_WHOLE_BODY] = 1.0
 
-    def loss(step: int) -> dict[str, Tensor]:
-        pixels, positions, pose, actor, place = next(loader)
+    def batches(step: int) -> Iterator[list[Tensor]]:
+        indices = range(step * fit.batch_size, fit.steps * fit.batch_size)
+        return iter(DataLoader(_FreeScenes(recipe), fit.batch_size, sampler=indices, num_workers=workers))
+
+    def loss(step: int, seen: list[Tensor]) -> dict[str, Tensor]:
+        pixels, positions, pose, actor, place = seen
         images = augment(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.Generator().manual_seed(step))
         positions, pose, actor, place = (x.to(device) for x in (positions, pose, actor, place))
         with torch.autocast(device.type, torch.bfloat16):
@@ -222,7 +223,7 @@ def train_judges(recipe: Recipe, judges: Judges, folder: Path, workers: int, rep
         total = terms["heat"] + 10 * terms["joints"] + 3 * terms["pose"] + 0.5 * terms["actor"] + 0.1 * terms["place"]
         return {"loss": total, **terms}
 
-    fit_module(judges, loss, fit, folder, report)
+    fit_module(judges, batches, loss, fit, folder, report)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from twinact.files import read_header, read_safetensors, write_safetensors
+from twinact.files import read_safetensors, write_safetensors
 from twinact.nano.recipe import Fit
 
 CHECKPOINT_SECONDS = 120.0
 REPORT_SECONDS = 15.0
 _FILE, _KIND = "state.safetensors", "nano-state"
-StepLoss = Callable[[int], dict[str, Tensor]]
+Seen = TypeVar("Seen")
 
 
 def schedule(step: int, fit: Fit) -> float:
@@ -23,15 +24,10 @@ def schedule(step: int, fit: Fit) -> float:
     return min(1.0, (step + 1) / fit.warmup_steps) * (fit.steps - step) / fit.steps
 
 
-def finished_steps(folder: Path) -> int:
-    """Steps that the last checkpoint in `folder` has behind it, 0 without one."""
-    path = folder / _FILE
-    return int(read_header(path, _KIND)["step"]) if path.exists() else 0
-
-
 def fit_module(
     module: nn.Module,
-    loss: StepLoss,
+    batches: Callable[[int], Iterator[Seen]],
+    loss: Callable[[int, Seen], dict[str, Tensor]],
     fit: Fit,
     folder: Path,
     report: Callable[[str], None] = print,
@@ -44,9 +40,11 @@ def fit_module(
 
     Args:
         module: Trained in place, on the device where it is; its parameters that require gradients.
-        loss: Step number → named terms; ``"loss"`` is minimised, the others are logged.
+        batches: Step to begin at → what that step and each one after it sees.
+        loss: Step number and what it sees → named terms; ``"loss"`` is minimised, the others are logged.
         fit: Length, batch size and optimiser.
-        folder: Gets ``state.safetensors`` and ``log.jsonl``.
+        folder: Gets ``state.safetensors`` and ``log.jsonl``: terms, throughput, and the share of the time for which
+            `batches` kept the loop waiting.
         report: Receives a line about progress every few seconds.
         preview: Called with the step after every checkpoint, under the averaged weights.
     """
@@ -54,18 +52,25 @@ def fit_module(
     state = _State(module, fit)
     start = state.restore(folder)
     module.train()
+    source, waited = batches(start), 0.0
     began = last_save = last_report = time.monotonic()
     with (folder / "log.jsonl").open("a") as log:
         for step in range(start, fit.steps):
-            terms = loss(step)
+            asked = time.monotonic()
+            seen = next(source)
+            waited += time.monotonic() - asked
+            terms = loss(step, seen)
             state.update(step, terms["loss"])
             now = time.monotonic()
             last_step = step + 1 == fit.steps
             if last_step or now - last_report > REPORT_SECONDS:
                 values = {n: round(float(v.detach()), 5) for n, v in terms.items()}
                 rate = (step + 1 - start) / (now - began)
-                line = {"step": step + 1, **values, "pictures_per_second": round(rate * fit.batch_size, 1)}
-                log.write(json.dumps(line) + "\n")
+                speed = {
+                    "pictures_per_second": round(rate * fit.batch_size, 1),
+                    "waiting": round(waited / (now - began), 3),
+                }
+                log.write(json.dumps({"step": step + 1, **values, **speed}) + "\n")
                 log.flush()
                 left = (fit.steps - step - 1) / rate / 60
                 report(

@@ -4,7 +4,7 @@ Pictures are costly to draw and the world knows what each one shows, so the text
 themselves; the image tower is then trained contrastively against the finished text tower (as in LiT, Zhai et al. 2022).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from twinact.nano.data import POSE_FEATURES, pose_features, trained_part
-from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
 from twinact.world.sampling import Part, sample_described
 
@@ -116,11 +116,13 @@ def train_text(
         return output + _EMBEDDING_NOISE * output.detach().std() * noise
 
     handle = embedding.register_forward_hook(add_noise)
-    steps = range(finished_steps(folder), recipe.text.steps)
-    batches = iter(DataLoader(_Captions(recipe, part, tokenizer), batch_size=None, sampler=steps, num_workers=workers))
 
-    def loss(step: int) -> dict[str, Tensor]:
-        batch = {name: value.to(device) for name, value in next(batches).items()}
+    def batches(step: int) -> Iterator[dict[str, Tensor]]:
+        steps = range(step, recipe.text.steps)
+        return iter(DataLoader(_Captions(recipe, part, tokenizer), batch_size=None, sampler=steps, num_workers=workers))
+
+    def loss(step: int, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch = {name: value.to(device) for name, value in seen.items()}
         generator.manual_seed(step)
         with torch.autocast(device.type, torch.bfloat16):
             text = pair.text(input_ids=batch["ids"]).pooler_output
@@ -128,6 +130,6 @@ def train_text(
         total, matched = contrastive_loss(text.float(), scene.float(), pair.log_scale)
         return {"loss": total, "matched": matched}
 
-    fit_module(pair, loss, recipe.text, folder, report)
+    fit_module(pair, batches, loss, recipe.text, folder, report)
     handle.remove()
     return pair.text

@@ -1,7 +1,7 @@
 """The denoiser of nano: a UNet with cross-attention on the frozen text tower, trained on cached latents."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from twinact.backbones.noising import DDPMNoising
@@ -138,44 +139,72 @@ def train_unet(
     """
     latents, masks = cache_latents(recipe, vae, folder / "latents", workers, report)
     report("unet: captions")
-    part = drawn_part(recipe)
-    items = [described(recipe, part, index, STREAM) for index in range(recipe.distinct_pictures)]
-    captions = [item.caption for item in items]
-    positions = torch.from_numpy(np.stack([joints(item.scene) for item in items]).astype(np.float32))
     device = vae.device
     guided = _Guided(unet).to(device)
     if device.type == "cpu":  # the backward pass of fused attention takes a third of a step there
         unet.set_attn_processor(AttnProcessor())
+    else:
+        guided.compile()
     noising = DDPMNoising(build_scheduler().alphas_cumprod.to(device), "v_prediction")
     text.requires_grad_(False).eval()
+    steps = _Steps(recipe, latents, masks, tokenizer)
 
-    def loss(step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([recipe.seed, STREAM, 1, step])
-        generator = torch.Generator().manual_seed(recipe.seed + step)
-        # Every epoch visits every picture once: position in a seeded permutation, not independent draws.
-        chosen = _visit(recipe, step)
-        x_0 = torch.from_numpy(latents[chosen].astype(np.float32)).to(device)
-        mask = torch.from_numpy(masks[chosen].astype(np.float32)).to(device) / 255
-        words = ["" if rng.random() < recipe.caption_dropout else captions[i] for i in chosen]
-        ids = tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-        t = noising.sample_t(len(chosen), generator, recipe.noise_bias)
-        noised = noising.add(x_0, torch.randn(x_0.shape, generator=generator).to(device), t)
+    def batches(step: int) -> Iterator[dict[str, Tensor]]:
+        return iter(
+            DataLoader(
+                steps, batch_size=None, sampler=range(step, recipe.unet.steps), num_workers=workers,
+                pin_memory=device.type == "cuda",
+            )
+        )  # fmt: skip
+
+    def loss(step: int, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch = {name: value.to(device, non_blocking=True) for name, value in seen.items()}
+        mask = batch["mask"].float() / 255
+        t = noising.sample_t(len(mask), torch.Generator().manual_seed(recipe.seed + step), recipe.noise_bias)
+        noised = noising.add(batch["x_0"].float(), batch["noise"], t)
         with torch.autocast(device.type, torch.bfloat16):
-            hidden = text(input_ids=ids).last_hidden_state
+            hidden = text(input_ids=batch["ids"]).last_hidden_state
             prediction, heat = guided(noised.x_t, noised.t, hidden)
         weight = 1 + (recipe.figure_weight - 1) * mask
         denoising = (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()
-        seen = heat_loss(heat.float(), positions[chosen].to(device))
-        return {"loss": denoising + recipe.joints_weight * seen, "denoising": denoising, "joints": seen}
+        seen_joints = heat_loss(heat.float(), batch["joints"])
+        return {"loss": denoising + recipe.joints_weight * seen_joints, "denoising": denoising, "joints": seen_joints}
 
     def show(step: int) -> None:
         if preview is not None:
             preview(unet, step)
 
-    fit_module(guided, loss, recipe.unet, folder, report, show)
+    fit_module(guided, batches, loss, recipe.unet, folder, report, show)
     guided.release()
     if device.type == "cpu":
         unet.set_default_attn_processor()
+
+
+class _Steps(Dataset):
+    """What each step sees, so that processes can prepare it: of some pictures the latents, masks, token ids and joints,
+    and the noise for them.
+    """
+
+    def __init__(self, recipe: Recipe, latents: np.ndarray, masks: np.ndarray, tokenizer: CLIPTokenizer) -> None:
+        self.recipe, self.latents, self.masks = recipe, latents, masks
+        part = drawn_part(recipe)
+        items = [described(recipe, part, index, STREAM) for index in range(recipe.distinct_pictures)]
+        captions = ["", *(item.caption for item in items)]
+        self.ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.int()
+        self.joints = np.stack([joints(item.scene) for item in items]).astype(np.float32)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        recipe, chosen = self.recipe, _visit(self.recipe, step)
+        rng = np.random.default_rng([recipe.seed, STREAM, 1, step])
+        told = rng.random(len(chosen)) >= recipe.caption_dropout
+        x_0 = torch.from_numpy(self.latents[chosen])
+        return {
+            "x_0": x_0,
+            "mask": torch.from_numpy(self.masks[chosen]),
+            "ids": self.ids[torch.from_numpy(np.where(told, chosen + 1, 0))],
+            "joints": torch.from_numpy(self.joints[chosen]),
+            "noise": torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
+        }
 
 
 def _visit(recipe: Recipe, step: int) -> np.ndarray:

@@ -6,7 +6,7 @@ components of patches keep the spectrum of pictures, coarse before fine; a decod
 more of them than the linear inverse.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from twinact.nano.data import picture_batches, trained_part
-from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.data import PictureBatch, picture_batches, trained_part
+from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
 
 STREAM = 1
@@ -89,11 +89,12 @@ def train_vae(
     vae = build_vae(recipe).to(device)
     part, fit = trained_part(recipe), recipe.vae
     codes = PatchCodes.fit(recipe, workers)
-    start = finished_steps(folder) * fit.batch_size
-    batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
 
-    def loss(step: int) -> dict[str, Tensor]:
-        batch = next(batches)
+    def batches(step: int) -> Iterator[PictureBatch]:
+        first = step * fit.batch_size
+        return picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=first, workers=workers)
+
+    def loss(step: int, batch: PictureBatch) -> dict[str, Tensor]:
         images = batch.images.to(device)
         wanted = codes.encode(images)
         generator = torch.Generator().manual_seed(step)
@@ -109,7 +110,7 @@ def train_vae(
         total = mse + 0.2 * (weight * error.abs()).mean() + imitation + 1e-3 * spread
         return {"loss": total, "imitation": imitation, "psnr": psnr(error)}
 
-    fit_module(vae, loss, fit, folder, report)
+    fit_module(vae, batches, loss, fit, folder, report)
     return vae
 
 

@@ -1,14 +1,14 @@
 """The image tower of nano's CLIP: trained contrastively against the finished text tower."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from twinact.nano.data import picture_batches, trained_part
-from twinact.nano.fit import finished_steps, fit_module
+from twinact.nano.data import PictureBatch, picture_batches, trained_part
+from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
 from twinact.nano.text import contrastive_loss
 
@@ -47,12 +47,13 @@ def train_vision(
     part, fit = trained_part(recipe), recipe.vision
     device = text.device
     pair = _VisionPair(recipe).to(device)
-    start = finished_steps(folder) * fit.batch_size
-    batches = picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=start, workers=workers)
     text.requires_grad_(False).eval()
 
-    def loss(_step: int) -> dict[str, Tensor]:
-        batch = next(batches)
+    def batches(step: int) -> Iterator[PictureBatch]:
+        first = step * fit.batch_size
+        return picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=first, workers=workers)
+
+    def loss(_step: int, batch: PictureBatch) -> dict[str, Tensor]:
         captions = [item.caption for item in batch.scenes]
         ids = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids.to(device)
         with torch.autocast(device.type, torch.bfloat16):
@@ -61,5 +62,5 @@ def train_vision(
         total, matched = contrastive_loss(images.float(), words.float(), pair.log_scale)
         return {"loss": total, "matched": matched}
 
-    fit_module(pair, loss, fit, folder, report)
+    fit_module(pair, batches, loss, fit, folder, report)
     return pair.vision
