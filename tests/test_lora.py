@@ -107,7 +107,9 @@ def test_loss_falls_by_the_lora_alone(learned: Learned, exemplars: Exemplars) ->
 
 def test_every_layer_learned_and_the_model_is_untouched(learned: Learned) -> None:
     assert learned.action.lora.keys() == lora.fresh(learned.backbone, 4, 0).keys()
-    assert all(bool((weight != 0).any()) for weight in learned.action.lora.values())
+    idle = [name for name, weight in learned.action.lora.items() if not bool((weight != 0).any())]
+    # The last layer of SD3 makes a query of the text and does not use it.
+    assert set(idle) <= {f"transformer.transformer_blocks.1.attn.add_q_proj{lora.UP}"}
     assert state_of(learned.backbone) == learned.before
     for module in modules(learned.backbone.pipeline()).values():
         assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
@@ -210,7 +212,7 @@ def test_what_does_not_fit_is_one_line(exemplars: Exemplars, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="does not have"):
         lora.check(backbone, {f"vae.x{lora.DOWN}": torch.zeros(2, 4), f"vae.x{lora.UP}": torch.zeros(4, 2)})
     with lora.attached(backbone, [weights]), pytest.raises(ConfigError, match="attached already"):
-        lora.attach(backbone, [weights])
+        lora.attach(backbone, weights)
     assert state_of(backbone) == before
     with pytest.raises(DataError, match="not finite"):
         Action("leap", [torch.zeros(2, 32)], "sd@0", lora={name: torch.full((2, 2), torch.nan)})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+_ADAPTER = "twinact"
 
 
 @contextmanager
@@ -38,35 +39,32 @@ def attached(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> Itera
     if not given:
         yield
         return
-    attach(backbone, given)
+    for weights in given:
+        check(backbone, weights)
+    attach(backbone, _together(given))
     try:
         yield
     finally:
         detach(backbone)
 
 
-def attach(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> None:
-    """As `attached`, until `detach`; for runs that do not fit into one block."""
+def attach(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
+    """As `attached` with one LoRA, until `detach`; for runs that do not fit into one block."""
     pipeline = backbone.pipeline()
     if next(layers(backbone), None) is not None:
         raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
-    for weights in loras:
-        check(backbone, weights)
+    check(backbone, weights)
+    # Copies: what is attached becomes parameters, and must not be learned on in somebody's action.
+    copies = {key: tensor.detach().clone() for key, tensor in weights.items()}
+    # Without random numbers, which would be drawn from the global generator and then overwritten.
+    options = {"adapter_name": _ADAPTER, "low_cpu_mem_usage": True}
     try:
-        for index, weights in enumerate(loras):
-            name = f"twinact{index}"
-            # Copies: what is attached becomes parameters, and must not be learned on in somebody's action.
-            copies = {key: tensor.detach().clone() for key, tensor in weights.items()}
-            for part in sorted({key.partition(".")[0] for key in copies}):
-                network = getattr(pipeline, part)
-                # Without random numbers, which would be overwritten, and drawn from the global generator.
-                options = {"adapter_name": name, "low_cpu_mem_usage": True}
-                if network is backbone.denoiser:
-                    network.load_lora_adapter(copies, prefix=part, **options)
-                else:
-                    pipeline.load_lora_into_text_encoder(copies, None, network, prefix=part, **options)
-        if len(loras) > 1:
-            _activate_all(backbone)
+        for part in sorted({key.partition(".")[0] for key in copies}):
+            network = getattr(pipeline, part)
+            if network is backbone.denoiser:
+                network.load_lora_adapter(copies, prefix=part, **options)
+            else:
+                pipeline.load_lora_into_text_encoder(copies, None, network, prefix=part, **options)
     except BaseException:
         detach(backbone)
         raise
@@ -160,7 +158,10 @@ def _part_of(backbone: Backbone, network: nn.Module) -> str:
     return next(name for name, part in backbone.pipeline().components.items() if part is network)
 
 
-def _activate_all(backbone: Backbone) -> None:
-    # Each one that comes turns the others off. Layer by layer, as not every layer has all of them.
-    for _, layer in layers(backbone):
-        layer.set_adapter(list(layer.lora_A))
+def _together(loras: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One LoRA whose ranks are those of all of them side by side: B·A is then the sum of theirs."""
+    found: dict[str, list[Tensor]] = {}
+    for weights in loras:
+        for key, tensor in weights.items():
+            found.setdefault(key, []).append(tensor)
+    return {key: torch.cat(tensors, dim=0 if key.endswith(DOWN) else 1) for key, tensors in found.items()}

@@ -41,7 +41,7 @@ class WithLora:
         if self.weights:
             lora.detach(backbone)
         groups = self.method.attach(backbone)
-        lora.attach(backbone, [lora.fresh(backbone, self.rank, self.seed)])
+        lora.attach(backbone, lora.fresh(backbone, self.rank, self.seed))
         self.weights = lora.parameters(backbone)
         for weight in self.weights.values():
             weight.data = weight.data.float()  # a half-precision model gives its own type to what is attached
