@@ -102,6 +102,11 @@ class Action:
             if not bool(tensor.isfinite().all()):
                 raise DataError(f"action {self.name!r} holds a number that is not finite: train it with a lower rate")
 
+    @property
+    def lora_parts(self) -> set[str]:
+        """Networks that the LoRA adapts, by their names in the pipeline."""
+        return {key.partition(".")[0] for key in self.lora}
+
     @classmethod
     def from_coefficients(
         cls,
