@@ -156,8 +156,10 @@ def test_it_starts_as_nothing_from_its_seed() -> None:
     vectors = {PLACEHOLDER: vectors_of(backbone, "jumping red dog")}
     plain = pixels(generate(backbone, PROMPTS, vectors, seeds=[1, 2], steps=2))
     first = lora.fresh(backbone, 4, seed=0)
-    assert tensor_hash(first) == tensor_hash(lora.fresh(backbone, 4, seed=0)) != tensor_hash(
-        lora.fresh(backbone, 4, seed=1)
+    assert (
+        tensor_hash(first)
+        == tensor_hash(lora.fresh(backbone, 4, seed=0))
+        != tensor_hash(lora.fresh(backbone, 4, seed=1))
     )
     assert np.array_equal(plain, pixels(generate(backbone, PROMPTS, vectors, loras=[first], seeds=[1, 2], steps=2)))
     assert torch.equal(torch.get_rng_state(), state)
