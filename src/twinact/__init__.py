@@ -4,3 +4,6 @@ __version__ = "0.1.0"
 
 PLACEHOLDER = "<act>"
 """Stands in prompts and captions where the action goes."""
+
+ACTOR_PLACEHOLDER = "<actor>"
+"""Stands in prompts where a customised actor goes."""

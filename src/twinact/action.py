@@ -47,12 +47,12 @@ class Action:
     Attributes:
         name: 2 to 32 of a-z, 0-9, _ and -, starting with a letter; lower case, as tokenizers have no other.
         vectors: One (k, w) tensor per text encoder, as `Backbone.encode_text` takes them. Kept, like
-            the coefficients, as a float32 copy on the CPU.
+            the coefficients, as a float32 copy on the CPU. None at all in what is only a LoRA of another tool.
         model_id: The backbone that it was made for.
         coefficients: Whitened coefficients; None for an action that lies in no space (plain textual inversion).
         space_hash: The space of the coefficients; "" without coefficients.
         mask: Which slots are present; None means all. Coefficients of absent slots are zero and mean nothing.
-        lora: Weights for the denoiser, by name; empty for most actions.
+        lora: A LoRA in the form of `twinact.lora`, copied like the vectors; empty for most actions.
         meta: Where it comes from, as strict JSON: exemplar hashes, captions, config, seed, versions.
     """
 
@@ -79,8 +79,10 @@ class Action:
         # Copies: a training run goes on changing the tensors that it hands over.
         object.__setattr__(self, "vectors", tuple(_stored(vectors) for vectors in self.vectors))
         object.__setattr__(self, "coefficients", None if self.coefficients is None else _stored(self.coefficients))
+        object.__setattr__(self, "lora", {key: _stored(weight) for key, weight in self.lora.items()})
         rows = {vectors.shape[0] for vectors in self.vectors if vectors.ndim == 2}
-        if len(rows) != 1 or 0 in rows or any(vectors.ndim != 2 for vectors in self.vectors):
+        bare = not self.vectors and bool(self.lora) and self.coefficients is None
+        if (len(rows) != 1 and not bare) or 0 in rows or any(vectors.ndim != 2 for vectors in self.vectors):
             shapes = [tuple(vectors.shape) for vectors in self.vectors]
             raise ConfigError(f"vectors of action {self.name!r} have shapes {shapes}: need equal (slots, width) each")
         if (self.coefficients is None) != (self.space_hash == ""):
@@ -96,9 +98,14 @@ class Action:
                 raise ConfigError(
                     f"action {self.name!r} has {rows.pop()} vectors per encoder for {present} of {slots} slots present"
                 )
-        for tensor in (*self.vectors, *([] if self.coefficients is None else [self.coefficients])):
+        for tensor in (*self.vectors, *self.lora.values(), *([] if self.coefficients is None else [self.coefficients])):
             if not bool(tensor.isfinite().all()):
                 raise DataError(f"action {self.name!r} holds a number that is not finite: train it with a lower rate")
+
+    @property
+    def lora_parts(self) -> set[str]:
+        """Networks that the LoRA adapts, by their names in the pipeline."""
+        return {key.partition(".")[0] for key in self.lora}
 
     @classmethod
     def from_coefficients(

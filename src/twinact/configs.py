@@ -42,6 +42,8 @@ class LearnConfig:
         prior_weight: Factor of the mean squared coefficient (0: off). Only used by methods that have one.
         rank: Learn only this many leading components of every slot; None learns all that the space has.
         slots: Token vectors that the action takes in a prompt, 1 to 7.
+        lora_rank: Rank of a LoRA on the denoiser that is learned beside the token vectors, 0: none; 8 as published.
+        lora_learning_rate: Of the LoRA at the first step, on the same schedule.
         noise_bias: 0 draws all timesteps alike; b makes noisy ones up to (1 + b) / (1 - b) times likelier than clean
             ones, in [0, 1). Poses are decided at high noise.
         seed: Of every random choice of the run, together with the step.
@@ -63,6 +65,8 @@ class LearnConfig:
     prior_weight: float = 1e-3
     rank: int | None = None
     slots: int = 3
+    lora_rank: int = 0
+    lora_learning_rate: float = 2e-4
     noise_bias: float = 0.5
     seed: int = 0
     precision: str = "fp32"
@@ -80,6 +84,8 @@ class LearnConfig:
         _check_integer("steps", self.steps, 1, 1_000_000)
         _check_integer("batch_size", self.batch_size, 1, 4096)
         _check_integer("slots", self.slots, 1, 7)  # ComfyUI cuts groups of 8 and more across chunks
+        _check_integer("lora_rank", self.lora_rank, 0, 1024)
+        _check_number("lora_learning_rate", self.lora_learning_rate, 0.0, 10.0, low_open=True)
         _check_integer("seed", self.seed, 0, _MAX_SEED)
         _check_integer("checkpoint_every", self.checkpoint_every, 1, 1_000_000)
         if self.rank is not None:
@@ -89,7 +95,7 @@ class LearnConfig:
         _check_number("similarity_weight", self.similarity_weight, 0.0, 1e6)
         _check_number("prior_weight", self.prior_weight, 0.0, 1e6)
         _check_number("noise_bias", self.noise_bias, 0.0, 1.0, high_open=True)
-        for name in ("learning_rate", "similarity_weight", "prior_weight", "noise_bias"):
+        for name in ("learning_rate", "lora_learning_rate", "similarity_weight", "prior_weight", "noise_bias"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 are one setting
         if self.start is not None and (not isinstance(self.start, str) or not self.start.strip()):

@@ -10,6 +10,7 @@ from torch import Tensor
 from twinact.backbones.base import Backbone
 from twinact.backbones.text import held
 from twinact.errors import ConfigError, DataError
+from twinact.lora import attached
 
 
 @torch.no_grad()
@@ -18,6 +19,7 @@ def generate(
     prompts: Sequence[str],
     vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None,
     *,
+    loras: Sequence[Mapping[str, Tensor]] = (),
     seeds: Sequence[int],
     steps: int = 25,
     guidance: float = 4.0,
@@ -28,9 +30,11 @@ def generate(
     """Draws one picture per prompt; each depends on its own prompt and seed alone, not on the batch it is in.
 
     Args:
-        backbone: The model, with whatever LoRA is attached to it.
+        backbone: The model; as it was, to the bit, when this returns.
         prompts: One text per picture, with placeholders where learned vectors go.
         vectors: As `Backbone.encode_text` takes them; every prompt must then hold one of the placeholders.
+        loras: LoRAs to draw with, of the action and the actor for example, in the form of `twinact.lora`; for all
+            pictures alike.
         seeds: One per picture.
         steps: Denoising steps of the model's own scheduler.
         guidance: Classifier-free guidance, 1 or less turns it off; for FLUX.1 the distilled one.
@@ -41,6 +45,7 @@ def generate(
     Raises:
         ConfigError: Not as many seeds as prompts, a number out of range, or a negative prompt that the model has no
             use for.
+        CheckpointError: A LoRA was made for another model.
         DataError: A prompt without placeholder although there are vectors, or too long.
     """
     if len(seeds) != len(prompts):
@@ -58,16 +63,17 @@ def generate(
     pipeline = backbone.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = slice(start, start + batch_size)
-        cond = backbone.encode_text(prompts[batch], vectors)
-        # A generator per picture, on the CPU: the same start noise in any batch and on any device.
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
-        images += pipeline(
-            generator=generators,
-            num_inference_steps=steps,
-            **backbone.pipeline_arguments(cond, negative_prompt, guidance),
-        ).images
-        if progress is not None:
-            progress(len(images), len(prompts))
+    with attached(backbone, loras):
+        for start in range(0, len(prompts), batch_size):
+            batch = slice(start, start + batch_size)
+            cond = backbone.encode_text(prompts[batch], vectors)
+            # A generator per picture, on the CPU: the same start noise in any batch and on any device.
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
+            images += pipeline(
+                generator=generators,
+                num_inference_steps=steps,
+                **backbone.pipeline_arguments(cond, negative_prompt, guidance),
+            ).images
+            if progress is not None:
+                progress(len(images), len(prompts))
     return images

@@ -16,6 +16,7 @@ from twinact.backbones.base import Backbone, TokenTable
 from twinact.bench.metrics import Asked
 from twinact.bench.tasks import Ask
 from twinact.charts import signed
+from twinact.errors import ConfigError
 from twinact.files import atomic_write_bytes, tensor_hash
 from twinact.nano.recipe import RECIPE
 from twinact.sample import generate
@@ -206,6 +207,9 @@ def png_bytes(image: Image.Image) -> bytes:
 
 def _draw(backbone: Backbone, shots: Sequence[Shot], sampler: Sampler) -> list[Image.Image]:
     """One batch; every shot has a placeholder of its own, so that different actions are drawn together."""
+    carrying = next((shot.action for shot in shots if shot.action is not None and shot.action.lora), None)
+    if carrying is not None:
+        raise ConfigError(f"action {carrying.name!r} carries a LoRA, which would act on every picture of a batch")
     actions = {f"<act{i}>": shot.action for i, shot in enumerate(shots) if shot.action is not None}
     return generate(
         backbone,

@@ -90,7 +90,7 @@ def train(
 
     Args:
         method: What is learned and how; see `twinact.methods.make_method`.
-        backbone: Frozen; not changed.
+        backbone: Frozen; what a method attaches to it is gone when this returns.
         exemplars: Of the backbone's `image_size`.
         config: The settings that `method` was made from.
         run_dir: The run's own folder; see `twinact.runs`.
@@ -111,6 +111,20 @@ def train(
             f"exemplars are {exemplars.size} pixels wide and the backbone draws {backbone.image_size}; "
             f"load them with size={backbone.image_size}"
         )
+    try:
+        return _run(method, backbone, exemplars, config, run_dir, progress)
+    finally:
+        method.detach(backbone)
+
+
+def _run(
+    method: Method,
+    backbone: Backbone,
+    exemplars: Exemplars,
+    config: LearnConfig,
+    run_dir: str | Path,
+    progress: Callable[[StepRecord], None] | None,
+) -> TrainResult:
     groups = method.attach(backbone)
     versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     folder = RunFolder.open(run_dir, config.name, _settings(method, backbone, exemplars, config), versions)

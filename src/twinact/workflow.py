@@ -1,18 +1,20 @@
 """From names and folders to models, spaces and actions: the steps that command line, demo and benchmark share."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from twinact.action import Action
-from twinact.backbones import load
+from twinact.backbones import family, load
 from twinact.backbones.base import Backbone
 from twinact.configs import LearnConfig
 from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
 from twinact.exemplars import load_exemplars
+from twinact.export import import_action
 from twinact.methods import make_method
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
@@ -117,6 +119,54 @@ def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> Ac
     space = default_space(open_model(model), slots=len(action.coefficients))
     action.check(space_hash=space.hash, model_id=space.model_id)
     return space
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A customised actor, read from one or more files.
+
+    Attributes:
+        parts: What the files hold, in order.
+    """
+
+    parts: tuple[Action, ...]
+
+    @property
+    def vectors(self) -> Sequence[Tensor]:
+        """For `twinact.ACTOR_PLACEHOLDER`, one tensor per text encoder; empty if all files are LoRAs alone."""
+        return next((part.vectors for part in self.parts if part.vectors), ())
+
+    @property
+    def loras(self) -> list[Mapping[str, Tensor]]:
+        """Of all files that have one."""
+        return [part.lora for part in self.parts if part.lora]
+
+
+def load_actor(paths: Sequence[str | Path], backbone: Backbone, model: str | Path = "nano") -> Actor:
+    """Reads a customised actor: embeddings and LoRAs of other tools, or what ``twinact import`` made of them.
+
+    Args:
+        paths: Files, at most one of them with an embedding; none gives an actor that is nothing.
+        backbone: The model that it is for.
+        model: What the backbone was opened from.
+
+    Raises:
+        CheckpointError: A file cannot be used with the model.
+        ConfigError: Two files hold an embedding.
+    """
+    parts = []
+    for path in map(Path, paths):
+        if path.name.endswith(".action.safetensors"):
+            part = Action.load(path)
+            part.check(model_id=backbone.model_id)
+        else:
+            part = import_action(path, family(model), name="actor", backbone=backbone)
+        parts.append(part)
+    if sum(bool(part.vectors) for part in parts) > 1:
+        raise ConfigError(
+            f"{len(parts)} actor files hold more than one embedding: give one embedding, and LoRAs if any"
+        )
+    return Actor(tuple(parts))
 
 
 def learn(

@@ -44,7 +44,7 @@ def load(
     """
     import torch
 
-    with _quiet():
+    with quiet():
         folder, name = _find(str(name_or_path))
         module, family = _FAMILIES[_pipeline_class(folder)]
         model_id = f"{name}@{_short_hash(folder)}"
@@ -134,8 +134,15 @@ def _short_hash(folder: Path) -> str:
     return hashlib.sha256(first + str(weights[0].stat().st_size).encode()).hexdigest()[:8]
 
 
+def layers_per_block(name_or_path: str | Path) -> int:
+    """Layers in each block of a model's UNet, 2 in all published ones; arguments and errors as `family`."""
+    config = _find(str(name_or_path))[0] / "unet" / "config.json"
+    found = json.loads(config.read_text(encoding="utf-8")).get("layers_per_block", 2) if config.is_file() else 2
+    return found if isinstance(found, int) else 2
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the libraries' loading bars and remarks off the terminal, and leaves their settings as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -121,6 +121,7 @@ def _pictures(
     if all(path.exists() for path in paths):
         return [_read(path) for path in paths]
     vectors: Mapping[str, Sequence[torch.Tensor]] | None = None
+    loras: list[Mapping[str, torch.Tensor]] = []
     words = words_for(action, method)
     prompts = [ask.prompt if words is None else said(ask.prompt, words) for ask in asked]
     if words is None:
@@ -129,7 +130,9 @@ def _pictures(
             settings = replace(config, name=action.name, method=method)
             result = learn(exemplars, settings, folder.parent / "run", backbone=backbone, encoder=encoder)
         vectors = {PLACEHOLDER: result.action.vectors}
-    pictures = generate(backbone, prompts, vectors, seeds=[ask.seed for ask in asked], steps=steps, guidance=guidance)
+        loras = [result.action.lora]
+    seeds = [ask.seed for ask in asked]
+    pictures = generate(backbone, prompts, vectors, loras=loras, seeds=seeds, steps=steps, guidance=guidance)
     folder.mkdir(parents=True, exist_ok=True)
     for path, picture in zip(paths, pictures, strict=True):
         picture.save(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinact import PLACEHOLDER, __version__
+from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER, __version__
 from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
 from twinact.configs import METHODS, PRECISIONS, SCHEDULES, LearnConfig
 from twinact.errors import ConfigError, DataError
@@ -57,6 +57,12 @@ def learn(
     prior_weight: Annotated[float, typer.Option(help="Of the mean squared coefficient.")] = LearnConfig.prior_weight,
     rank: Annotated[int | None, typer.Option(help="Learn only so many components of a slot.")] = LearnConfig.rank,
     slots: Annotated[int, typer.Option(help="Token vectors that the action takes, 1 to 7.")] = LearnConfig.slots,
+    lora_rank: Annotated[
+        int, typer.Option(help="Of a LoRA learned beside the token vectors; 0: none, 8 is usual.")
+    ] = LearnConfig.lora_rank,
+    lora_learning_rate: Annotated[float, typer.Option(help="Of the LoRA at the first step.")] = (
+        LearnConfig.lora_learning_rate
+    ),
     noise_bias: Annotated[float, typer.Option(help="Preference for noisy timesteps, 0 up to 1.")] = (
         LearnConfig.noise_bias
     ),
@@ -122,6 +128,14 @@ def learn(
 def generate(
     actions: Annotated[list[Path], typer.Argument(metavar="ACTION...", help=".action.safetensors files.")],
     prompt: Annotated[list[str], typer.Option(help="With <act> where the action goes; may be given again.")],
+    actor: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File of a customised actor: embedding (<actor> in prompts), LoRA or both; may be given again."
+        ),
+    ] = None,
+    lora_weight: Annotated[float, typer.Option(help="Strength of the action's LoRA.")] = 1.0,
+    actor_weight: Annotated[float, typer.Option(help="Strength of the actor's LoRA.")] = 1.0,
     model: Model = "nano",
     out: Annotated[Path, typer.Option("--out", help="Folder; pictures are added to those there.")] = Path("pictures"),
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture of a prompt.")] = 0,
@@ -134,22 +148,34 @@ def generate(
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
 ) -> None:
-    """Draw every action with every prompt."""
+    """Draw every action with every prompt, by customised actors if wanted."""
     folder = PictureFolder(out)
     from twinact.action import Action
-    from twinact.files import tensor_hash
+    from twinact.lora import attached, scaled
     from twinact.sample import generate as draw
-    from twinact.workflow import default_guidance
+    from twinact.workflow import default_guidance, load_actor
 
-    for text in prompt:
-        if PLACEHOLDER not in text:
-            raise DataError(f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it")
     loaded = [Action.load(path) for path in actions]
+    for text in prompt:
+        if PLACEHOLDER not in text and any(action.vectors for action in loaded):
+            raise DataError(f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it")
+        if PLACEHOLDER in text and not all(action.vectors for action in loaded):
+            raise DataError(
+                f"prompt {text!r} has {PLACEHOLDER} and an action is a LoRA alone: use its own trigger word"
+            )
     backbone = open_model(model)
     guidance = default_guidance(backbone) if guidance is None else guidance
+    who = load_actor(actor or [], backbone, model)
+    actor_loras = [scaled(lora, actor_weight) for lora in who.loras]
+    for text in prompt if who.vectors else []:
+        if ACTOR_PLACEHOLDER not in text:
+            raise DataError(f"prompt {text!r} does not say where the actor goes: put {ACTOR_PLACEHOLDER} in it")
+    spoken = {ACTOR_PLACEHOLDER: who.vectors} if who.vectors else {}
     for action in loaded:
         action.check(model_id=backbone.model_id)
-        backbone.encode_text(prompt, {PLACEHOLDER: action.vectors})  # too long a prompt is told before any picture
+        # What cannot be drawn is told before any picture: LoRAs that do not fit, too long a prompt.
+        with attached(backbone, [action.lora, *actor_loras]):
+            backbone.encode_text(prompt, {**spoken, **_spoken(action)})
 
     common = {
         "schema_version": SCHEMA_VERSION,
@@ -164,14 +190,17 @@ def generate(
     done = 0
     with progress("drawing") as advance:
         for action in loaded:
-            vectors = tensor_hash({f"vectors.{i}": block for i, block in enumerate(action.vectors)})
-            origin = {"name": action.name, "vectors": vectors, "space": action.space_hash}
+            facts_of: dict[str, Any] = {"action": _origin(action, lora_weight)}
+            if actor:
+                facts_of["actor"] = [_origin(part, actor_weight) for part in who.parts]
+            loras = [scaled(action.lora, lora_weight), *actor_loras]
             for first in range(0, len(jobs), batch_size):
                 texts, seeds = zip(*jobs[first : first + batch_size], strict=True)
                 images = draw(
                     backbone,
                     texts,
-                    {PLACEHOLDER: action.vectors},
+                    {**spoken, **_spoken(action)},
+                    loras=loras,
                     seeds=seeds,
                     steps=steps,
                     guidance=guidance,
@@ -179,7 +208,7 @@ def generate(
                     batch_size=batch_size,
                 )
                 for text, number, image in zip(texts, seeds, images, strict=True):
-                    facts = {**common, "action": origin, "prompt": text, "seed": number}
+                    facts = {**common, **facts_of, "prompt": text, "seed": number}
                     typer.echo(folder.add(image, action.name, facts, _parameters(facts, image.size)))
                     done += 1
                     advance(done, len(jobs) * len(loaded))
@@ -252,6 +281,20 @@ def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:
     action.save(target)
     _nearest(action, space)
     typer.echo(target)
+
+
+def _spoken(action: "Action") -> dict[str, Any]:
+    """Its placeholder and vectors; nothing for what is a LoRA alone."""
+    return {PLACEHOLDER: action.vectors} if action.vectors else {}
+
+
+def _origin(action: "Action", strength: float) -> dict[str, Any]:
+    """What a picture says of an action or actor: enough to know it again."""
+    from twinact.files import tensor_hash
+
+    vectors = tensor_hash({f"vectors.{i}": block for i, block in enumerate(action.vectors)})
+    facts: dict[str, Any] = {"name": action.name, "vectors": vectors, "space": action.space_hash}
+    return {**facts, "lora": tensor_hash(action.lora), "lora_weight": strength} if action.lora else facts
 
 
 def _component(text: str) -> tuple[int, int]:

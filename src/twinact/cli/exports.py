@@ -1,4 +1,4 @@
-"""``twinact export`` and ``import``: embedding files of other tools."""
+"""``twinact export`` and ``import``: embedding and LoRA files of other tools."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,31 +17,40 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("exports"),
     model: Model = "nano",
 ) -> None:
-    """Write an action as embedding files for A1111, Forge, ComfyUI and diffusers. Its name is the word to type."""
+    """Write an action for A1111, Forge, ComfyUI and diffusers. Its name is the word to type.
+
+    Its vectors become embedding files; a LoRA goes, for each of these tools, into files of its own and once together
+    with the embedding.
+    """
     from twinact.action import Action
-    from twinact.backbones import family
-    from twinact.export import export_embedding
+    from twinact.backbones import family, layers_per_block
+    from twinact.export import export_embedding, export_lora, lora_files
 
     action = Action.load(action_file)
     kind = family(model)
-    new_file(out / f"{action.name}.safetensors")
+    for path in (out / f"{action.name}.safetensors", *(lora_files(action.name, out) if action.lora else ())):
+        new_file(path)
     for path in export_embedding(action, kind, out):
         typer.echo(path)
     say(f"type: {action.name} (A1111, Forge), embedding:{action.name} (ComfyUI)")
+    if action.lora:
+        for path in export_lora(action, kind, out, layers_per_block=layers_per_block(model)):
+            typer.echo(path)
+        say(f"with its LoRA: <lora:{action.name}:1> {action.name} (A1111, Forge; the file in bundle/ brings the word)")
+        if not kind.startswith(("StableDiffusionPipeline", "StableDiffusionXLPipeline")):
+            say("note: layers are named as OneTrainer does; tools that read kohya's own names alone cannot use them")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An embedding in safetensors.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An embedding, a LoRA, or both, in safetensors.")],
     name: Annotated[str, typer.Option(help="Of the action.")],
     out: Annotated[Path, typer.Option("--out", help="File of the action.")],
     model: Model = "nano",
 ) -> None:
-    """Read an embedding of another tool as an action. It lies in no action space and cannot be moved."""
+    """Read an embedding or LoRA of another tool as an action or actor. It lies in no action space."""
     target = new_file(with_suffix(out, _SUFFIX))
     from twinact.backbones import family
-    from twinact.export import import_embedding
+    from twinact.export import import_action
 
     backbone = open_model(model)
-    widths = [table.width for table in backbone.token_tables()]
-    action = import_embedding(file, family(model), name=name, model_id=backbone.model_id, widths=widths)
-    typer.echo(action.save(target))
+    typer.echo(import_action(file, family(model), name=name, backbone=backbone).save(target))

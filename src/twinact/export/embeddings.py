@@ -19,6 +19,8 @@ from twinact.files import atomic_write_bytes
 
 # ComfyUI moves up to 7 tokens of an embedding as a whole and may cut longer ones across chunks.
 MAX_VECTORS = 7
+BUNDLE = "bundle_emb."
+"""Begins the keys of embeddings inside of LoRA files."""
 _IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
@@ -40,6 +42,10 @@ class Layout:
     spellings: dict[str, tuple[str, ...]]
     required: int
 
+    def architecture(self, action: Action) -> str:
+        """ModelSpec's name of the model that an action was made for."""
+        return self.architectures.get(action.vectors[0].shape[1], next(iter(self.architectures.values())))
+
 
 LAYOUTS: dict[str, Layout] = {
     # One tensor only, whatever its key: A1111 refuses a second one.
@@ -59,7 +65,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def export_embedding(action: Action, family: str, folder: str | Path) -> list[Path]:
-    """Write an action's vectors for other tools; its name is the word to type there.
+    """Write an action's vectors for other tools; its name is the word to type there. A LoRA it has is not in them.
 
     ``<name>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``. Families
     with one text encoder also get ``<name>/learned_embeds.safetensors``, whose key is the token itself.
@@ -73,29 +79,15 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
         The files.
 
     Raises:
-        ConfigError: The family is unknown, the action has vectors for another number of text encoders, too many of
-            them, or a LoRA, without which they mean something else.
+        ConfigError: The family is unknown, the action has vectors for another number of text encoders, or too many
+            of them.
         DataError: The folder cannot be written.
     """
-    layout = _layout(family)
-    if not layout.required <= len(action.vectors) <= len(layout.keys):
-        raise ConfigError(
-            f"action {action.name!r} has vectors for {len(action.vectors)} text encoders and {family} has "
-            f"{len(layout.keys)}: it was made for {action.model_id!r}"
-        )
-    if action.lora:
-        raise ConfigError(f"action {action.name!r} carries a LoRA, which an embedding cannot hold: export that as well")
+    layout = layout_of(family)
+    tensors = words_of(action, family)
     count = len(action.vectors[0])
-    if count > MAX_VECTORS:
-        raise ConfigError(
-            f"action {action.name!r} has {count} vectors; other tools keep at most {MAX_VECTORS} together"
-        )
-    tensors = dict(zip(layout.keys, action.vectors, strict=False))
-    tensors |= {alias: tensors[key] for key, alias in layout.aliases.items() if key in tensors}
-    width = action.vectors[0].shape[1]
-    architecture = layout.architectures.get(width, next(iter(layout.architectures.values())))
     metadata = spec(
-        f"{architecture}/textual-inversion",
+        f"{layout.architecture(action)}/textual-inversion",
         _IMPLEMENTATION,
         action.name,
         date=datetime.now(UTC).replace(microsecond=0).isoformat(),
@@ -118,6 +110,23 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
     return files
 
 
+def words_of(action: Action, family: str) -> dict[str, Tensor]:
+    """An action's vectors under the keys of a family; errors as `export_embedding`."""
+    layout = layout_of(family)
+    if not layout.required <= len(action.vectors) <= len(layout.keys):
+        raise ConfigError(
+            f"action {action.name!r} has vectors for {len(action.vectors)} text encoders and {family} has "
+            f"{len(layout.keys)}: it was made for {action.model_id!r}"
+        )
+    count = len(action.vectors[0])
+    if count > MAX_VECTORS:
+        raise ConfigError(
+            f"action {action.name!r} has {count} vectors; other tools keep at most {MAX_VECTORS} together"
+        )
+    tensors = dict(zip(layout.keys, action.vectors, strict=False))
+    return tensors | {alias: tensors[key] for key, alias in layout.aliases.items() if key in tensors}
+
+
 def import_embedding(path: str | Path, family: str, *, name: str, model_id: str, widths: Sequence[int]) -> Action:
     """Read an embedding file of any of these tools as an action without coefficients.
 
@@ -131,17 +140,19 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
     Raises:
         CheckpointError: It is no safetensors file, damaged, or made for another family.
     """
-    layout, path = _layout(family), Path(path)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} is not a safetensors file; formats that run code when read are refused")
-    found = _read(path)
+    layout, path = layout_of(family), Path(path)
+    check_format(path)
+    tensors = read_tensors(path)
+    bundled = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith(BUNDLE)}
+    found = bundled or tensors  # those of a bundle (``bundle_emb.<name>.<key>``) under their last name
     vectors = []
     for key, width in zip(layout.keys, widths, strict=False):
         tensor = next((found[k] for k in (key, *layout.spellings.get(key, ())) if k in found), None)
         if tensor is None and len(layout.keys) == len(found) == 1:
             tensor = next(iter(found.values()))  # diffusers and InvokeAI name the tensor after the token
         if tensor is None:
-            raise CheckpointError(f"{path} has {', '.join(sorted(found))} and no {key}: it is made for another family")
+            keys = ", ".join(sorted(found)[:4]) + (", …" if len(found) > 4 else "")
+            raise CheckpointError(f"{path} has {keys} and no {key}: it is made for another family")
         tensor = tensor.float().reshape(-1, tensor.shape[-1])
         if tensor.shape[1] != width:
             raise CheckpointError(
@@ -151,20 +162,28 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
     return Action(name, vectors, model_id, meta={"imported": path.name})
 
 
-def _layout(family: str) -> Layout:
+def check_format(path: Path) -> None:
+    """Raises a CheckpointError for files that are not named as safetensors."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} is not a safetensors file; formats that run code when read are refused")
+
+
+def layout_of(family: str) -> Layout:
     if family not in LAYOUTS:
         raise ConfigError(f"models of class {family} are not supported: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[family]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a foreign file; those of a bundle (``bundle_emb.<name>.<key>``) under their last name."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a foreign file.
+
+    Raises:
+        CheckpointError: It is damaged or something else.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}; copy it again") from error
-    bundled = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith("bundle_emb.")}
-    return bundled or tensors

@@ -5,6 +5,7 @@ from twinact.configs import LearnConfig
 from twinact.encoders import ActionEncoder
 from twinact.errors import ConfigError
 from twinact.methods.base import Batch, Method, ParameterGroup
+from twinact.methods.lora import WithLora
 from twinact.methods.textual_inversion import TextualInversion
 from twinact.methods.twinact import TwinAct
 from twinact.space import ActionSpace
@@ -13,7 +14,7 @@ from twinact.space import ActionSpace
 def make_method(
     config: LearnConfig, backbone: Backbone, space: ActionSpace | None = None, encoder: ActionEncoder | None = None
 ) -> Method:
-    """The method that a config names.
+    """The method that a config names, with a LoRA if the config asks for one.
 
     Args:
         config: Checked settings.
@@ -25,6 +26,15 @@ def make_method(
         ConfigError: A part that the method needs is missing, or does not fit the config.
         DataError: `start` has no tokens.
     """
+    method = _method(config, backbone, space, encoder)
+    if config.lora_rank == 0:
+        return method
+    return WithLora(method, config.lora_rank, config.lora_learning_rate, config.seed)
+
+
+def _method(
+    config: LearnConfig, backbone: Backbone, space: ActionSpace | None, encoder: ActionEncoder | None
+) -> Method:
     if config.method == "textual-inversion":
         return TextualInversion(config.slots, config.rate, config.start)
     if space is None:
@@ -42,4 +52,4 @@ def make_method(
     )
 
 
-__all__ = ["Batch", "Method", "ParameterGroup", "TextualInversion", "TwinAct", "make_method"]
+__all__ = ["Batch", "Method", "ParameterGroup", "TextualInversion", "TwinAct", "WithLora", "make_method"]

@@ -60,6 +60,10 @@ class Method(Protocol):
         """
         ...
 
+    def detach(self, backbone: Backbone) -> None:
+        """Leave the backbone as it was before `attach`; what was learned stays with the method."""
+        ...
+
     def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """The terms of one step: "loss" is what is minimised, all others are unweighted and for the log.
 

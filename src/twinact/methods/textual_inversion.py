@@ -41,6 +41,9 @@ class TextualInversion:
         ]
         return [{"params": self.vectors, "lr": self.learning_rate}]
 
+    def detach(self, backbone: Backbone) -> None:
+        pass  # the backbone was never changed
+
     def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         denoising = denoise(backbone, batch, list(self.vectors)).loss
         return {"loss": denoising, "denoising": denoising}

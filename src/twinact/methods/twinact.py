@@ -85,6 +85,9 @@ class TwinAct:
         self._trailing = start[:, self.rank :]
         return [{"params": [self.leading], "lr": self.learning_rate}]
 
+    def detach(self, backbone: Backbone) -> None:
+        pass  # the backbone was never changed
+
     def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         u = self.coefficients
         with torch.autocast(u.device.type, enabled=False):  # rounded vectors would not be those that are exported

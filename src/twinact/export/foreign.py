@@ -1,0 +1,181 @@
+"""Files of other tools as actions or actors: embeddings, LoRAs, and LoRAs with embeddings inside.
+
+LoRAs go through the stock loader of the model's own pipeline, which knows the spellings of diffusers, A1111, kohya and
+OneTrainer, and are read back from the layers that it made. Alphas that are tensors are multiplied in before: with
+different ones in a UNet, the loader of diffusers 0.42 takes the most frequent one for all. FLUX.1 has a converter that
+does so itself, and needs them.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinact import lora
+from twinact.action import Action
+from twinact.backbones import quiet
+from twinact.backbones.base import Backbone
+from twinact.errors import CheckpointError, ConfigError
+from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
+
+_OTHER_ADAPTERS = {
+    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "LoCon",
+    "oft_": "OFT", r"\.diff(_b)?$": "full-weight", "lora_controlnet": "ControlNet",
+}  # fmt: skip
+
+
+def import_action(path: str | Path, family: str, *, name: str, backbone: Backbone) -> Action:
+    """Read an embedding, a LoRA, or both in one file, of any of these tools.
+
+    Args:
+        path: A safetensors file; other formats run code when they are read, and are refused.
+        family: Pipeline class of the model, as `twinact.backbones.family` gives it.
+        name: Of the action; free to choose.
+        backbone: The model that it is for; has no LoRA attached, and is as before when this returns.
+
+    Returns:
+        An action without coefficients; without vectors if the file is a LoRA alone.
+
+    Raises:
+        CheckpointError: It is no safetensors file, damaged, of another kind, or made for another model.
+        ConfigError: The name is not allowed, or the backbone has a LoRA attached.
+    """
+    path = Path(path)
+    check_format(path)
+    keys = read_tensors(path)
+    with_lora = any("lora" in key and not key.startswith(BUNDLE) for key in keys)
+    for mark, kind in _OTHER_ADAPTERS.items():
+        found = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
+        if found is not None:
+            raise CheckpointError(f"{path} is a {kind} adapter ({found}); only LoRA and embeddings can be read")
+    vectors: tuple[Tensor, ...] = ()
+    if not with_lora or any(key.startswith(BUNDLE) for key in keys):
+        widths = [table.width for table in backbone.token_tables()]
+        vectors = tuple(import_embedding(path, family, name=name, model_id=backbone.model_id, widths=widths).vectors)
+    weights = import_lora(path, backbone) if with_lora else {}
+    return Action(name, vectors, backbone.model_id, lora=weights, meta={"imported": path.name})
+
+
+def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
+    """The LoRA in a file as `twinact.lora` has it, alpha multiplied in; arguments and errors as `import_action`."""
+    path = Path(path)
+    if next(lora.layers(backbone), None) is not None:
+        raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
+    tensors = {key: tensor for key, tensor in read_tensors(path).items() if not key.startswith(BUNDLE)}
+    modules = sum(key.endswith((".lora_down.weight", ".lora.down.weight", "lora_A.weight", "_lora.down.weight"))
+                  for key in tensors)  # fmt: skip
+    with quiet():
+        try:
+            state, metadata = _converted(path, tensors, backbone)
+        # Every converter reports names that it does not know in its own way.
+        except Exception as error:
+            raise CheckpointError(f"{path} names its layers in an unknown way: {_first_line(error)}") from error
+        pipeline = backbone.pipeline()
+        stray = next((key for key in state if key.partition(".")[0] not in pipeline._lora_loadable_modules), None)
+        if stray is not None:
+            raise CheckpointError(
+                f"{path} has {stray!r}, which the loader of {type(pipeline).__name__} does not know: it is made for "
+                "another family, or adapts a part that cannot be"
+            )
+        _check_denoiser(path, state, backbone)
+        try:
+            weights = _through_the_loader(state, metadata, backbone)
+        except Exception as error:
+            raise CheckpointError(f"{path} does not fit model {backbone.model_id!r}: {_first_line(error)}") from error
+    if 2 * modules > len(weights):  # the loader leaves out what it cannot place
+        raise CheckpointError(
+            f"{path} adapts {modules} layers and model {backbone.model_id!r} has only {len(weights) // 2} of them: "
+            "it is made for another model"
+        )
+    return weights
+
+
+def _converted(path: Path, tensors: dict[str, Tensor], backbone: Backbone) -> tuple[dict[str, Tensor], Any]:
+    """Tensors under the names of diffusers, and the header's metadata as its loaders take it."""
+    pipeline = backbone.pipeline()
+    takes = inspect.signature(pipeline.lora_state_dict).parameters
+    extra: dict[str, Any] = {"unet_config": backbone.denoiser.config} if hasattr(pipeline, "unet") else {}
+    source: Any = path  # for the alphas in its header
+    if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)):
+        source = tensors
+        if "return_alphas" not in takes or not any("lora_down" in key for key in tensors):
+            source = _with_alphas(tensors)
+    if "return_alphas" not in takes and any(key.startswith("lora_transformer_") for key in tensors):
+        source = _unflattened(_with_alphas(tensors), backbone)  # SD3, whose loader knows no such names
+    state, *_, metadata = pipeline.lora_state_dict(source, return_lora_metadata=True, use_safetensors=True, **extra)
+    return state, metadata
+
+
+def _with_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without alphas, which are multiplied into the second half of their LoRA: alpha / r · B."""
+    found = dict(tensors)
+    for key in [key for key in tensors if key.endswith(".alpha")]:
+        name = key.removesuffix(".alpha")
+        for down, up in (
+            (".lora_down.weight", ".lora_up.weight"),
+            (lora.DOWN, lora.UP),
+            (".down.weight", ".up.weight"),
+        ):
+            if name + up in found and name + down in found:
+                found[name + up] = float(found.pop(key)) / len(found[name + down]) * found[name + up].float()
+                break
+    return found
+
+
+def _unflattened(tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """OneTrainer's names (``lora_transformer_<layer in one word>``) taken apart with the help of the model's own."""
+    names = {f"lora_transformer_{name}".replace(".", "_"): name for name, _ in backbone.denoiser.named_modules()}
+    ends = {"lora_down.weight": lora.DOWN, "lora_up.weight": lora.UP}
+    state = {}
+    for key, tensor in tensors.items():
+        flat, _, end = key.partition(".")
+        if flat not in names or end not in ends:
+            raise ValueError(f"{key} is no layer of the model")
+        state[f"transformer.{names[flat]}{ends[end]}"] = tensor
+    return state
+
+
+def _check_denoiser(path: Path, state: Mapping[str, Tensor], backbone: Backbone) -> None:
+    """Finds out what is wrong before the loader does, which says it in a page."""
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    part = next(name for name, module in backbone.pipeline().components.items() if module is backbone.denoiser)
+    own = {key: tensor for key, tensor in state.items() if key.startswith(f"{part}.")}
+    if own and not any("lora_A" in key for key in own):
+        own = convert_unet_state_dict_to_peft(own)
+    try:
+        lora.check(backbone, own)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+@torch.no_grad()
+def _through_the_loader(state: dict[str, Tensor], metadata: Any, backbone: Backbone) -> dict[str, Tensor]:
+    """What the stock loaders make of it, with the header's alpha / r multiplied into B."""
+    pipeline = backbone.pipeline()
+    try:
+        for part in {key.partition(".")[0] for key in state}:
+            network = getattr(pipeline, part)
+            if network is backbone.denoiser:
+                network.load_lora_adapter(state, prefix=part, metadata=metadata, low_cpu_mem_usage=True)
+            else:
+                pipeline.load_lora_into_text_encoder(
+                    state, None, network, prefix=part, metadata=metadata, low_cpu_mem_usage=True
+                )
+        found: dict[str, Tensor] = {}
+        for name, layer in lora.layers(backbone):
+            (adapter,) = layer.lora_A
+            found[name + lora.DOWN] = layer.lora_A[adapter].weight.float().clone()
+            found[name + lora.UP] = layer.scaling[adapter] * layer.lora_B[adapter].weight.float()
+        return found
+    finally:
+        lora.detach(backbone)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "size mismatch" in line), lines[0])[:300]

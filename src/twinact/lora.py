@@ -1,0 +1,167 @@
+"""LoRA (Hu et al., arXiv:2106.09685): low-rank additions to a model's layers, attached while it learns or draws.
+
+A LoRA is a flat mapping in the keys that diffusers reads itself: ``<part>.<layer>.lora_A.weight`` (r, in) and
+``<part>.<layer>.lora_B.weight`` (out, r), where the part is the network's name in the pipeline ("unet", "transformer",
+"text_encoder"). A layer's output gains B·A·x. There is no alpha: files of other tools have alpha / r multiplied into B
+when they are read, so that one number less can be lost between tools.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from twinact.backbones.base import Backbone
+from twinact.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+_ADAPTER = "twinact"
+
+
+@contextmanager
+def attached(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
+    """While open, the model is what it was plus the LoRAs, all of them at once; afterwards it is as before, to the bit.
+
+    Args:
+        backbone: Its networks, also those that its pipelines share, gain and lose the layers.
+        loras: See the module; empty ones are passed over.
+
+    Raises:
+        ConfigError: The backbone has a LoRA attached already.
+        CheckpointError: A LoRA was made for another model.
+    """
+    given = [weights for weights in loras if weights]
+    if not given:
+        yield
+        return
+    for weights in given:
+        check(backbone, weights)
+    attach(backbone, _together(given))
+    try:
+        yield
+    finally:
+        detach(backbone)
+
+
+def attach(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
+    """As `attached` with one LoRA, until `detach`; for runs that do not fit into one block."""
+    pipeline = backbone.pipeline()
+    if next(layers(backbone), None) is not None:
+        raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
+    check(backbone, weights)
+    # Copies: what is attached becomes parameters, and must not be learned on in somebody's action.
+    copies = {key: tensor.detach().clone() for key, tensor in weights.items()}
+    # Without random numbers, which would be drawn from the global generator and then overwritten.
+    options = {"adapter_name": _ADAPTER, "low_cpu_mem_usage": True}
+    try:
+        for part in sorted({key.partition(".")[0] for key in copies}):
+            network = getattr(pipeline, part)
+            if network is backbone.denoiser:
+                network.load_lora_adapter(copies, prefix=part, **options)
+            else:
+                pipeline.load_lora_into_text_encoder(copies, None, network, prefix=part, **options)
+    except BaseException:
+        detach(backbone)
+        raise
+
+
+def detach(backbone: Backbone) -> None:
+    """Takes away what `attach` gave; nothing happens where there is nothing."""
+    if next(layers(backbone), None) is not None:
+        backbone.pipeline().unload_lora_weights()
+
+
+def layers(backbone: Backbone) -> Iterator[tuple[str, "LoraLayer"]]:
+    """Layers that have a LoRA now, with their names in the pipeline, as in "unet.mid_block.attentions.0.proj_in"."""
+    from peft.tuners.lora import LoraLayer
+
+    pipeline = backbone.pipeline()
+    for part in pipeline._lora_loadable_modules:
+        network = getattr(pipeline, part, None)
+        for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
+            if isinstance(module, LoraLayer):
+                yield f"{part}.{name}", module
+
+
+def parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """Parameters of the one attached LoRA, under the names that it was given with."""
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in layers(backbone):
+        (adapter,) = layer.lora_A
+        found[name + DOWN], found[name + UP] = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return found
+
+
+def fresh(backbone: Backbone, rank: int, seed: int) -> dict[str, Tensor]:
+    """A LoRA that changes nothing yet, on the backbone's `lora_targets`: A random as PEFT has it, B zero; float32.
+
+    Args:
+        backbone: Its denoiser is what is adapted.
+        rank: r, 1 or more.
+        seed: Of A.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    part = _part_of(backbone, backbone.denoiser)
+    weights: dict[str, Tensor] = {}
+    for name, module in backbone.denoiser.named_modules():
+        if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{end}") for end in backbone.lora_targets):
+            down = torch.empty(rank, module.in_features)
+            nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
+            weights[f"{part}.{name}{DOWN}"] = down
+            weights[f"{part}.{name}{UP}"] = torch.zeros(module.out_features, rank)
+    return weights
+
+
+def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
+    """The LoRA at another strength: 0 nothing, 1 as it is, -1 its opposite."""
+    return {name: strength * tensor if name.endswith(UP) else tensor for name, tensor in weights.items()}
+
+
+def check(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
+    """Makes sure that a LoRA is whole and fits the layers of a model.
+
+    Raises:
+        CheckpointError: It does not; the message names the first layer that is wrong.
+    """
+    pipeline = backbone.pipeline()
+    for key in weights:
+        name = key.removesuffix(DOWN).removesuffix(UP)
+        part, _, path = name.partition(".")
+        pair = weights.get(name + DOWN), weights.get(name + UP)
+        if name == key or pair[0] is None or pair[1] is None:
+            raise CheckpointError(f"LoRA weight {key!r} lacks its other half: copy or make the file again")
+        layer = None
+        if part in pipeline._lora_loadable_modules:
+            try:
+                layer = getattr(pipeline, part).get_submodule(path)
+            except AttributeError:
+                layer = None
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.ndim < 2:
+            raise CheckpointError(
+                f"LoRA adapts {name!r}, which model {backbone.model_id!r} does not have: it was made for another model"
+            )
+        takes = f"{pair[0].shape[1]} to {pair[1].shape[0]}"
+        if takes != f"{weight.shape[1]} to {weight.shape[0]}" or pair[0].shape[0] != pair[1].shape[1]:
+            raise CheckpointError(
+                f"LoRA of {name!r} maps {takes} numbers and model {backbone.model_id!r} needs "
+                f"{weight.shape[1]} to {weight.shape[0]}: it was made for another model"
+            )
+
+
+def _part_of(backbone: Backbone, network: nn.Module) -> str:
+    return next(name for name, part in backbone.pipeline().components.items() if part is network)
+
+
+def _together(loras: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One LoRA whose ranks are those of all of them side by side: B·A is then the sum of theirs."""
+    found: dict[str, list[Tensor]] = {}
+    for weights in loras:
+        for key, tensor in weights.items():
+            found.setdefault(key, []).append(tensor)
+    return {key: torch.cat(tensors, dim=0 if key.endswith(DOWN) else 1) for key, tensors in found.items()}

@@ -1,0 +1,134 @@
+"""The command line with LoRAs and customised actors, from learning to the files of other tools and back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from families import backbone_of
+from tiny import tiny_sd
+from twinact import lora
+from twinact.action import Action
+from twinact.cli import app
+
+
+def done(*arguments: str | Path) -> list[Path]:
+    """Paths that a command printed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr + repr(result.exception)
+    return [Path(line) for line in result.stdout.splitlines()]
+
+
+def refused(*arguments: str | Path, code: int = 1) -> str:
+    """The one line that says why."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code and result.stdout == "", result.stderr + repr(result.exception)
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("opening model")]
+    return line
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    photos = tmp_path_factory.mktemp("photos") / "leap"
+    photos.mkdir()
+    for index, colour in enumerate(("red", "green")):
+        Image.new("RGB", (40, 48), colour).save(photos / f"{index}.png")
+    options = ("--method", "textual-inversion", "--lora-rank", "2", "--lora-learning-rate", "0.05", "--steps", "4")
+    return done("learn", photos, "--model", model, *options, "--out", tmp_path_factory.mktemp("runs") / "leap")[0]
+
+
+@pytest.fixture(scope="module")
+def actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedding and a LoRA of another tool in two files of one folder."""
+    folder, generator = tmp_path_factory.mktemp("actor"), torch.Generator().manual_seed(3)
+    save_file({"emb_params": 0.3 * torch.randn(2, 32, generator=generator)}, folder / "anna.safetensors")
+    weights = {
+        key: torch.randn(weight.shape, generator=generator) if key.endswith(lora.UP) else weight
+        for key, weight in lora.fresh(backbone_of("sd"), 2, 0).items()
+    }
+    save_file(weights, folder / "lora.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def draw(action: Path, model: Path, prompt: str, *options: str | Path) -> tuple[bytes, dict[str, object]]:
+    (path,) = done("generate", action, "--model", model, "--prompt", prompt, "--steps", "1", *options)
+    with Image.open(path) as picture:
+        return picture.tobytes(), json.loads(picture.info["twinact"])
+
+
+def test_the_lora_draws_and_can_be_turned_down(learned: Path, model: Path, tmp_path: Path) -> None:
+    action = Action.load(learned)
+    assert action.lora and action.meta["config"]["lora_rank"] == 2
+    drawn, facts = draw(learned, model, "a robot <act>")
+    assert facts["action"]["lora_weight"] == 1.0  # type: ignore[index]
+    Action(action.name, action.vectors, action.model_id).save(tmp_path / "bare.action.safetensors")
+    bare, facts = draw(tmp_path / "bare.action.safetensors", model, "a robot <act>")
+    assert "lora" not in facts["action"]  # type: ignore[operator]
+    assert bare != drawn
+    assert bare == draw(learned, model, "a robot <act>", "--lora-weight", "0")[0]
+
+
+def test_an_actor_of_another_tool_does_the_action(learned: Path, model: Path, actor: Path) -> None:
+    prompt, word, weights = "<actor> <act> in the park", actor / "anna.safetensors", actor / "lora.safetensors"
+    alone, facts = draw(learned, model, prompt, "--actor", word)
+    assert [part["name"] for part in facts["actor"]] == ["actor"]  # type: ignore[index,attr-defined]
+    both = draw(learned, model, prompt, "--actor", word, "--actor", weights)[0]
+    assert len({alone, both, draw(learned, model, "a cat <act> in the park")[0]}) == 3
+    assert alone == draw(learned, model, prompt, "--actor", word, "--actor", weights, "--actor-weight", "0")[0]
+    # The same by way of imported files.
+    imported = [done("import", f, "--name", f.stem, "--out", f.stem, "--model", model)[0] for f in (word, weights)]
+    assert both == draw(learned, model, prompt, "--actor", imported[0], "--actor", imported[1])[0]
+    # A LoRA alone as the action: it is asked for by its own word.
+    draw(imported[1], model, "a photo of a cat")
+    assert "use its own trigger word" in refused("generate", imported[1], "--model", model, "--prompt", "a cat <act>")
+
+
+def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, actor: Path, tmp_path: Path) -> None:
+    word = actor / "anna.safetensors"
+    start = ("generate", learned, "--model", model, "--prompt", "<actor> <act>")
+    plain = ("generate", learned, "--model", model, "--prompt", "a cat <act>", "--actor", word)
+    assert "put <actor> in it" in refused(*plain)
+    assert "give one embedding" in refused(*start, "--actor", word, "--actor", word, code=2)
+    save_file({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, tmp_path / "xl.safetensors")
+    assert "768 wide and the model takes 32" in refused(*start, "--actor", tmp_path / "xl.safetensors")
+    (tmp_path / "old.pt").write_bytes(b"\x80")
+    assert "run code" in refused(*start, "--actor", tmp_path / "old.pt")
+    assert "cannot be read" in refused(*start, "--actor", tmp_path / "none.safetensors")
+    Action("bob", [torch.ones(1, 32)], "other@1").save(tmp_path / "bob.action.safetensors")
+    assert "was made for model 'other@1'" in refused(*start, "--actor", tmp_path / "bob.action.safetensors")
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
+    paths = done("export", learned, "--model", model)
+    assert [str(path) for path in paths] == [
+        "exports/leap.safetensors",
+        "exports/leap/learned_embeds.safetensors",
+        "exports/leap/pytorch_lora_weights.safetensors",
+        "exports/lora/leap.safetensors",
+        "exports/bundle/leap.safetensors",
+    ]
+    assert "not replaced" in refused("export", learned, "--model", model)
+    back = Action.load(done("import", paths[-1], "--name", "back", "--out", "back", "--model", model)[0])
+    action = Action.load(learned)
+    assert back.vectors[0].equal(action.vectors[0])
+    assert all(back.lora[key].equal(weight) for key, weight in action.lora.items())
+    assert draw(learned, model, "a robot <act>")[0] == draw(
+        Path("back.action.safetensors"), model, "a robot <act>"
+    )[0]  # fmt: skip

@@ -1,0 +1,245 @@
+"""LoRA files of other tools, proven through the stock loaders, and read back."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from families import CORE, FAMILIES, backbone_of, modules, pixels, stock_text
+from twinact import PLACEHOLDER, lora
+from twinact.action import Action
+from twinact.backbones.base import Backbone
+from twinact.errors import CheckpointError, ConfigError
+from twinact.export import LAYOUTS, export_embedding, export_lora, import_action, import_lora, lora_files
+from twinact.files import tensor_hash
+from twinact.sample import generate
+
+PIPELINES = {
+    "sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline",
+    "flux": "FluxPipeline",
+}  # fmt: skip
+PLAIN = "a robot in the park"
+
+
+def action_of(name: str) -> Action:
+    """With a LoRA of two ranks that visibly changes pictures."""
+    backbone, generator = backbone_of(name), torch.Generator().manual_seed(2)
+    vectors = [t.weight.std() * torch.randn(3, t.width, generator=generator) for t in backbone.token_tables()]
+    weights: dict[str, Tensor] = {}
+    for rank, end in ((2, "to_q"), (4, "")):
+        for key, weight in lora.fresh(backbone, rank, 0).items():
+            if key not in weights and end in key:
+                weights[key] = weight if key.endswith(lora.DOWN) else torch.randn(weight.shape, generator=generator)
+    return Action("twa-leap", vectors, backbone.model_id, lora=weights)
+
+
+def export(name: str, folder: Path) -> list[Path]:
+    return export_lora(action_of(name), PIPELINES[name], folder, layers_per_block=1)
+
+
+def read(name: str, path: Path) -> Action:
+    return import_action(path, PIPELINES[name], name="back", backbone=backbone_of(name))
+
+
+def state_of(backbone: Backbone) -> str:
+    parts = modules(backbone.pipeline()).items()
+    return tensor_hash({f"{part}.{n}": w for part, module in parts for n, w in module.state_dict().items()})
+
+
+def drawn_by_stock(name: str, prepare: Callable[..., None], prompt: str = PLAIN) -> np.ndarray:
+    """A picture by the stock pipeline after something was loaded into it."""
+    backbone, stock = backbone_of(name), FAMILIES[name].make()
+    prepare(stock)
+    assert stock.get_list_adapters()
+    # Ours pools at the true end of text, which added tokens hide from CLIP.
+    pipeline = type(backbone)(stock, "stock").pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    return pixels(
+        pipeline(
+            prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
+            guidance_scale=backbone.guidance, height=backbone.image_size, width=backbone.image_size,
+            **FAMILIES[name].text,
+        ).images
+    )  # fmt: skip
+
+
+def _same_rank(padded: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight and what it is in a file: with zeros up to the largest rank."""
+    assert int((padded != 0).sum()) == int((weight != 0).sum())
+    return padded[: weight.shape[0], : weight.shape[1]], weight
+
+
+def drawn_by_us(name: str, weights: dict[str, Tensor], prompt: str = PLAIN, **vectors: list[Tensor]) -> np.ndarray:
+    backbone = backbone_of(name)
+    words = {f"<{key}>": value for key, value in vectors.items()}
+    options = {"seeds": [4], "steps": 2, "guidance": backbone.guidance}
+    return pixels(generate(backbone, [prompt], words, loras=[weights], **options))
+
+
+@pytest.mark.parametrize(("name", "which"), [*((n, 0) for n in CORE), *((n, 1) for n in ("sd", "sdxl", "flux"))])
+def test_stock_loader_draws_the_same_pixels(name: str, which: int, tmp_path: Path) -> None:
+    """0: the diffusers file; 1: the kohya file, which the stock loader of SD3 does not know."""
+    path = export(name, tmp_path)[which]
+    assert path == lora_files("twa-leap", tmp_path)[which]
+    ours = drawn_by_us(name, dict(action_of(name).lora))
+    assert np.array_equal(ours, drawn_by_stock(name, lambda stock: stock.load_lora_weights(path)))
+    assert (ours != drawn_by_us(name, {})).any()
+
+
+def test_stock_loaders_draw_action_and_lora_together(tmp_path: Path) -> None:
+    action = action_of("sd")
+    word, path = export_embedding(action, PIPELINES["sd"], tmp_path)[1], export("sd", tmp_path)[0]
+
+    def prepare(stock: object) -> None:
+        stock.load_textual_inversion(word)  # type: ignore[attr-defined]
+        stock.load_lora_weights(path.parent, weight_name=path.name)  # type: ignore[attr-defined]
+
+    theirs = drawn_by_stock("sd", prepare, f"a robot {action.name} in the park")
+    ours = drawn_by_us("sd", dict(action.lora), "a robot <act> in the park", act=list(action.vectors))
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "flux"])  # stock SD3 takes no embeddings
+def test_exported_words_mean_the_same_to_every_text_encoder(name: str, tmp_path: Path) -> None:
+    action, backbone, stock = action_of(name), backbone_of(name), FAMILIES[name].make()
+    tensors = load_file(export_embedding(action, PIPELINES[name], tmp_path)[0])
+    for key, part in zip(LAYOUTS[PIPELINES[name]].keys, ("", "_2"), strict=False):
+        encoder, tokenizer = getattr(stock, f"text_encoder{part}"), getattr(stock, f"tokenizer{part}")
+        stock.load_textual_inversion(tensors[key], token=action.name, text_encoder=encoder, tokenizer=tokenizer)
+    pipeline = type(backbone)(stock, "stock").pipeline()
+    theirs = stock_text(name, pipeline, [f"a robot {action.name} in the park"])
+    ours = backbone.encode_text([f"a robot {PLACEHOLDER} in the park"], {PLACEHOLDER: action.vectors})
+    assert float(torch.cosine_similarity(ours.hidden, theirs.hidden, dim=-1).min()) >= 0.9999
+    assert (ours.pooled is None) == (theirs.pooled is None) == (name == "sd")
+    if ours.pooled is not None and theirs.pooled is not None:
+        assert float(torch.cosine_similarity(ours.pooled, theirs.pooled).min()) >= 0.9999
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_what_is_exported_can_be_imported(name: str, tmp_path: Path) -> None:
+    action, backbone = action_of(name), backbone_of(name)
+    before = state_of(backbone)
+    diffusers, kohya, bundle = export(name, tmp_path)
+    for path in (diffusers, kohya, bundle):
+        back = read(name, path)
+        assert all(torch.equal(*_same_rank(back.lora[key], weight)) for key, weight in action.lora.items())
+        expected = action.vectors if path == bundle else ()
+        assert all(torch.equal(a, b) for a, b in zip(back.vectors, expected, strict=True))
+        back.save(tmp_path / "back")
+        assert tensor_hash(dict(Action.load(tmp_path / "back").lora)) == tensor_hash(dict(back.lora))
+    assert state_of(backbone) == before
+
+
+def test_headers_say_what_readers_look_for(tmp_path: Path) -> None:
+    for path in export("sdxl", tmp_path):
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+        assert header["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+        assert header["modelspec.trigger_phrase"] == "twa-leap"
+        data = path.read_bytes()
+        body = data[8 + int.from_bytes(data[:8], "little") :]
+        assert header["modelspec.hash_sha256"] == f"0x{hashlib.sha256(body).hexdigest()}"
+        if path.parent.name == "twa-leap":
+            config = json.loads(header["lora_adapter_metadata"])
+            assert header["format"] == "pt" and config["unet.r"] == config["unet.lora_alpha"]
+        else:
+            assert header["ss_base_model_version"] == "sdxl_base_v1-0" and header["ss_v2"] == "False"
+            assert header["ss_output_name"] == "twa-leap" and header["ss_network_alpha"] == "4"
+    keys = load_file(lora_files("twa-leap", tmp_path)[2])
+    assert {key for key in keys if "bundle" in key} == {
+        "bundle_emb.twa-leap.clip_l",
+        "bundle_emb.twa-leap.clip_g",
+    }
+    assert "bundle_emb.twa-leap.string_to_param.*" in load_file(export("sd", tmp_path)[2])
+
+
+def test_xl_is_named_as_in_the_original_code(tmp_path: Path) -> None:
+    """The attention blocks of the published UNet and their names in kohya's files."""
+    names = {
+        **{f"down_blocks.{i}.attentions.{j}": f"input_blocks_{1 + 3 * i + j}_1" for i in (1, 2) for j in (0, 1)},
+        **{f"up_blocks.{i}.attentions.{j}": f"output_blocks_{3 * i + j}_1" for i in (0, 1) for j in (0, 1, 2)},
+        "mid_block.attentions.0": "middle_block_1",
+    }
+    layer = "transformer_blocks.9.attn2.to_out.0"
+    weights = {f"unet.{name}.{layer}{end}": torch.ones(1, 1) for name in names for end in (lora.DOWN, lora.UP)}
+    action = Action("twa-leap", [torch.ones(1, 768), torch.ones(1, 1280)], "xl@0", lora=weights)
+    keys = load_file(export_lora(action, PIPELINES["sdxl"], tmp_path)[1])
+    expected = {f"lora_unet_{flat}_{layer.replace('.', '_')}" for flat in names.values()}
+    assert {key.partition(".")[0] for key in keys} == expected
+    assert {key.partition(".")[2] for key in keys} == {"alpha", "lora_down.weight", "lora_up.weight"}
+
+
+def test_alphas_and_text_encoders_of_other_tools(tmp_path: Path) -> None:
+    """A kohya file with half the strength and a LoRA of the text encoder draws what the stock pipeline draws."""
+    before = state_of(backbone_of("sd"))
+    tensors = load_file(export("sd", tmp_path)[1])
+    tensors = {key: 0.5 * value if key.endswith("alpha") else value for key, value in tensors.items()}
+    generator = torch.Generator().manual_seed(1)
+    for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        flat = f"lora_te_text_model_encoder_layers_1_self_attn_{layer}"
+        for way, shape in (("down", (4, 32)), ("up", (32, 4))):
+            tensors[f"{flat}.lora_{way}.weight"] = 0.5 * torch.randn(shape, generator=generator)
+        tensors[f"{flat}.alpha"] = torch.tensor(2.0)
+    path = tmp_path / "person.safetensors"
+    save_file(tensors, path)
+    person = read("sd", path)
+    own = action_of("sd").lora
+    halved = {key: weight if key.endswith(lora.DOWN) else 0.5 * weight for key, weight in own.items()}
+    assert all(torch.equal(*_same_rank(person.lora[key], weight)) for key, weight in halved.items())
+    assert person.lora_parts == {"unet", "text_encoder"}
+    ours = drawn_by_us("sd", dict(person.lora))
+    assert np.array_equal(ours, drawn_by_stock("sd", lambda stock: stock.load_lora_weights(path)))
+    assert (ours != drawn_by_us("sd", {k: w for k, w in person.lora.items() if k.startswith("unet")})).any()
+    assert state_of(backbone_of("sd")) == before
+    both = Action("twa-leap", action_of("sd").vectors, "sd@0", lora=person.lora)
+    with pytest.raises(ConfigError, match="adapts text_encoder too"):
+        export_lora(both, PIPELINES["sd"], tmp_path)
+
+
+@pytest.mark.parametrize(("made_for", "used_on"), [(a, b) for a in CORE for b in CORE if a != b], ids=" on ".join)
+def test_a_file_for_another_family_is_told(made_for: str, used_on: str, tmp_path: Path) -> None:
+    before = state_of(backbone_of(used_on))
+    for path in export(made_for, tmp_path):
+        with pytest.raises(CheckpointError, match=r"safetensors.*(made for|unknown way|does not fit)") as caught:
+            read(used_on, path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert state_of(backbone_of(used_on)) == before
+
+
+def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    backbone, path = backbone_of("sd"), tmp_path / "x.safetensors"
+    before = state_of(backbone)
+    tensors = load_file(export("sd", tmp_path)[1])
+    wide = {k: torch.zeros(w.shape[0], 768) if "attn2_to_k.lora_down" in k else w for k, w in tensors.items()}
+    save_file(wide, path)
+    with pytest.raises(CheckpointError, match=r"attn2.to_k' maps 768 to 16 numbers.*needs 32 to 16"):
+        read("sd", path)
+    save_file({k.replace("blocks_0", "blocks_7"): w for k, w in tensors.items()}, path)
+    with pytest.raises(CheckpointError, match="does not have: it was made for another model"):
+        import_lora(path, backbone)
+    name = next(iter(tensors)).partition(".")[0]
+    for mark, kind in ((f"{name}.dora_scale", "DoRA"), (f"{name}.hada_w1_a", "LoHa"), (f"{name}.lokr_w1", "LoKr")):
+        save_file({**tensors, mark: torch.ones(2, 2)}, path)
+        with pytest.raises(CheckpointError, match=f"is a {kind} adapter"):
+            read("sd", path)
+    save_file({f"base_model.model.{k}": w for k, w in action_of("sd").lora.items()}, path)  # as PEFT saves
+    with pytest.raises(CheckpointError, match="does not know"):
+        read("sd", path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read("sd", path)
+    (tmp_path / "old.pt").write_bytes(b"\x80\x02")
+    with pytest.raises(CheckpointError, match="run code"):
+        read("sd", tmp_path / "old.pt")
+    assert state_of(backbone) == before
+    with pytest.raises(ConfigError, match="has no LoRA"):
+        export_lora(Action("leap", [torch.ones(1, 32)], "sd@0"), PIPELINES["sd"], tmp_path)
+    with pytest.raises(ConfigError, match="adapts a unet, which FluxPipeline does not have"):
+        export_lora(action_of("sd"), PIPELINES["flux"], tmp_path)
