@@ -8,7 +8,11 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 _FORKS = get_context("forkserver")
-_FORKS.set_forkserver_preload(["small", "twinact.workflow"])
+# Not those of this folder: the server does not look here.
+_FORKS.set_forkserver_preload(
+    ["accelerate.utils", "pytest", "twinact.workflow", "twinact.nano.tokenizer"]
+    + [f"twinact.backbones.{family}" for family in ("flux", "sd", "sd3", "sdxl")]
+)
 
 
 def start(

@@ -5,6 +5,7 @@ import os
 import random
 import secrets
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from twinact.files import read_safetensors
 from twinact.lock import NAME, lock
 from twinact.runs import RunFolder
 
-STEPS = 60
+STEPS = 40
 LONG = replace(INVERSION, steps=STEPS)
 OFTEN = RunConfig(checkpoint_every=1)  # so that many kills hit a save
 PATIENCE_SECONDS = 120.0
@@ -43,6 +44,18 @@ def told(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines_of(run)]
 
 
+def learn_until_killed(exemplars: Path, run: Path, step: int, seconds: float) -> None:
+    """Learns, and is killed some time after a step is finished, whatever it is doing then."""
+
+    def kill() -> None:
+        wait_for_step(run, step)
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    learn_small(exemplars, run, LONG, OFTEN)
+
+
 def hold(folder: Path) -> None:
     """Keeps a folder locked for ever."""
     file = lock(folder)
@@ -59,11 +72,9 @@ def test_killed_three_times_in_fresh_processes_ends_in_the_same_bits(tmp_path: P
     print(f"TWINACT_KILL_SEED={seed} kills at the same moments")
     rng = random.Random(seed)
     reached = 0
-    for kill in range(3):
-        process = start(learn_small, tmp_path / "exemplars", run, LONG, OFTEN)
-        wait_for_step(run, rng.randint(reached + 1, 18 * (kill + 1)))
-        time.sleep(rng.uniform(0.0, 0.05))
-        process.kill()
+    for _ in range(3):
+        step, seconds = reached + rng.randint(1, 8), rng.uniform(0.0, 0.05)
+        process = start(learn_until_killed, tmp_path / "exemplars", run, step, seconds)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         # All that has its final name is whole.

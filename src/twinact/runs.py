@@ -74,12 +74,12 @@ class RunFolder:
                 raise DataError(
                     f"run folder '{path}' is not empty and holds no run of twinact; give a new or empty folder"
                 )
-            folder._lock = lock(path)
+            folder._take()
         if config_path.is_file():  # perhaps only since we hold the lock
             with folder._closed_on_error():
                 _check_same(path, _read_config(config_path), wanted)
                 if not folder.done and folder._lock is None:
-                    folder._lock = lock(path)
+                    folder._take()
             return folder
         content = {"kind": KIND, "version": VERSION, "settings": wanted, "versions": dict(versions)}
         with folder._closed_on_error():
@@ -99,6 +99,13 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _take(self) -> None:
+        """Lock the folder, and delete what writes that were killed left: nobody else writes now."""
+        self._lock = lock(self.path)
+        for place in (self.path, self._checkpoints):
+            for path in place.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _closed_on_error(self) -> Iterator[None]:
