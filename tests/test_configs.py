@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import ConfigError
 
 
@@ -43,7 +43,6 @@ def test_whole_numbers_are_numbers() -> None:
         ("name", "leap\n", "a-z"),
         ("name", 7, "a-z"),
         ("method", "twin-act", "did you mean 'twinact'"),
-        ("precision", "fp16", "fp32, bf16"),
         ("schedule", "linear", "constant, cosine"),
         ("steps", 0, "1 to"),
         ("steps", 2.5, "whole number"),
@@ -52,7 +51,6 @@ def test_whole_numbers_are_numbers() -> None:
         ("slots", 8, "1 to 7"),
         ("rank", 0, "1 to"),
         ("seed", -1, "0 to"),
-        ("checkpoint_every", 0, "1 to"),
         ("learning_rate", 0.0, r"\(0, 10\]"),
         ("learning_rate", "fast", "number"),
         ("similarity_weight", -0.1, r"\[0,"),
@@ -67,6 +65,21 @@ def test_bad_values_are_named(key: str, value: object, told: str) -> None:
         LearnConfig.from_dict({"name": "leap", key: value})
     assert str(caught.value).startswith(key)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("precision", "fp8", "fp32, bf16, fp16"),
+        ("memory", "lo", "did you mean 'low'"),
+        ("accumulate", 0, "1 to"),
+        ("checkpoint_every", 0, "1 to"),
+    ],
+)
+def test_bad_values_of_a_run_are_named(key: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        RunConfig(**{key: value})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(key)
 
 
 def test_unknown_key_gets_a_suggestion() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import twinact
 from twinact.cli import app
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def test_commands_that_are_promised_exist() -> None:
 def test_learn_offers_every_setting_with_its_default() -> None:
     command = typer.main.get_command(app).commands["learn"]
     offered = {parameter.name: parameter.default for parameter in command.params}
-    for field in fields(LearnConfig):
+    for field in fields(LearnConfig) + fields(RunConfig):
         if field.name not in ("name", "similarity_weight"):  # their defaults depend on the folder and the model
             assert offered[field.name] == field.default, field.name
         assert field.name in offered

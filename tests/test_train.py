@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tiny import tiny_sd
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import FOLDER, ActionEncoder, LatentActionEncoder, load_action_encoder
 from twinact.encoders.head import EncoderConfig, degrade
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
@@ -27,11 +28,14 @@ from twinact.files import read_safetensors, tensor_hash
 from twinact.losses import denoising_loss, similarity_loss
 from twinact.methods import Batch, Method, TextualInversion, TwinAct, make_method
 from twinact.space import ActionSpace
-from twinact.train import StepRecord, draw_batch, encode_exemplars, rate_share, step_generator, train
+from twinact.train import StepRecord, draw_batch, encode_exemplars, rate_share, step_generator
+from twinact.train import train as train_with_defaults
 
 PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
-TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, checkpoint_every=2, seed=3)
+TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
 INVERSION = replace(TWINACT, method="textual-inversion")
+RUN = RunConfig(checkpoint_every=2)
+train = partial(train_with_defaults, run=RUN)
 BOTH = pytest.mark.parametrize("config", [TWINACT, INVERSION], ids=lambda config: config.method)
 
 
@@ -145,7 +149,7 @@ def test_loss_falls(
     tmp_path: Path,
 ) -> None:
     """The same noise and times before and after: what is compared is what was learned."""
-    config = LearnConfig(name="leap", method=method, steps=40, batch_size=8, checkpoint_every=40, learning_rate=0.1)
+    config = LearnConfig(name="leap", method=method, steps=40, batch_size=8, learning_rate=0.1)
     latents = encode_exemplars(backbone, exemplars)
     trial = make(config, backbone, space, encoder)
 
@@ -324,9 +328,9 @@ def test_a_loss_that_is_not_finite_stops_without_export(
 
 
 def test_bf16_learns_nearly_the_same(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
-    rounded = replace(INVERSION, precision="bf16")
+    rounded = replace(RUN, precision="bf16")
     exact = train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / "fp32")
-    rough = train(TextualInversion(3, 5e-3), backbone, exemplars, rounded, tmp_path / "bf16")
+    rough = train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / "bf16", run=rounded)
     assert rough.terms["loss"] != exact.terms["loss"]
     assert rough.terms["loss"] == pytest.approx(exact.terms["loss"], rel=0.02)
 

@@ -10,7 +10,8 @@ from typing import Any, no_type_check
 from twinact.errors import ConfigError
 
 METHODS = ("twinact", "textual-inversion")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+MEMORY = ("low", "normal", "fast")
 SCHEDULES = ("constant", "cosine")
 
 # Coefficients are in units of the phrases' own spread (about 1), free vectors in those of the embedding table (about
@@ -47,8 +48,6 @@ class LearnConfig:
         noise_bias: 0 draws all timesteps alike; b makes noisy ones up to (1 + b) / (1 - b) times likelier than clean
             ones, in [0, 1). Poses are decided at high noise.
         seed: Of every random choice of the run, together with the step.
-        precision: "fp32", or "bf16" for autocast around the networks (learned numbers stay fp32).
-        checkpoint_every: Steps between two checkpoints; there is always one at the end.
 
     Raises:
         ConfigError: A value has the wrong type or lies outside its range.
@@ -69,8 +68,6 @@ class LearnConfig:
     lora_learning_rate: float = 2e-4
     noise_bias: float = 0.5
     seed: int = 0
-    precision: str = "fp32"
-    checkpoint_every: int = 50
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or _is_number(self.name):
@@ -80,14 +77,12 @@ class LearnConfig:
             )
         _check_choice("method", self.method, METHODS)
         _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("precision", self.precision, PRECISIONS)
         _check_integer("steps", self.steps, 1, 1_000_000)
         _check_integer("batch_size", self.batch_size, 1, 4096)
         _check_integer("slots", self.slots, 1, 7)  # ComfyUI cuts groups of 8 and more across chunks
         _check_integer("lora_rank", self.lora_rank, 0, 1024)
         _check_number("lora_learning_rate", self.lora_learning_rate, 0.0, 10.0, low_open=True)
         _check_integer("seed", self.seed, 0, _MAX_SEED)
-        _check_integer("checkpoint_every", self.checkpoint_every, 1, 1_000_000)
         if self.rank is not None:
             _check_integer("rank", self.rank, 1, 100_000)
         if self.learning_rate is not None:
@@ -126,6 +121,35 @@ class LearnConfig:
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, ready for JSON; inverse of `from_dict`."""
         return asdict(self)
+
+
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a run is carried out, whatever it learns.
+
+    Attributes:
+        precision: Of the arithmetic in the frozen networks: "fp32", "bf16" or "fp16". Learned numbers stay fp32.
+        memory: "normal"; "low" computes activations again instead of keeping them, and keeps autoencoder and text
+            encoders off the device while they rest, to the same bits; "fast" compiles the denoiser.
+        accumulate: Parts that each process takes its pictures of a step in, one after another. Less memory, the same
+            result up to rounding.
+        checkpoint_every: Steps between two checkpoints; there is always one at the end.
+
+    Raises:
+        ConfigError: A value has the wrong type or lies outside its range.
+    """
+
+    precision: str = "fp32"
+    memory: str = "normal"
+    accumulate: int = 1
+    checkpoint_every: int = 50
+
+    def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("memory", self.memory, MEMORY)
+        _check_integer("accumulate", self.accumulate, 1, 4096)
+        _check_integer("checkpoint_every", self.checkpoint_every, 1, 1_000_000)
 
 
 def _is_number(text: str) -> bool:

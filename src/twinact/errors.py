@@ -19,3 +19,7 @@ class CheckpointError(TwinactError):
 
 class MissingDependency(TwinactError):
     """An optional package is needed and not installed."""
+
+
+class OutOfMemory(TwinactError):
+    """Something did not fit into the memory of the device or the machine."""

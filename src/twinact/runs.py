@@ -1,19 +1,23 @@
 """The folder of one training run: its config, log and checkpoints, such that a run can stop anywhere and go on.
 
 Layout: ``config.json`` (before step 0), ``log.jsonl`` (a line a step), ``checkpoint/step-00000050.safetensors``
-(the last two), ``<name>.action.safetensors`` (at the very end, so that its presence means done).
+(the last two), ``<name>.action.safetensors`` (at the very end, so that its presence means done). While a run is at
+work its process holds ``.lock``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
 from torch import Tensor
 
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.files import atomic_write_bytes, read_safetensors, write_safetensors
+from twinact.lock import lock
 
 KIND = "twinact-run"
 VERSION = 1
@@ -35,7 +39,9 @@ class Checkpoint:
 
 
 class RunFolder:
-    """Reads and writes one run folder; make it with `open`."""
+    """Reads and writes one run folder; make it with `open`, in a ``with`` that lasts as long as the run."""
+
+    _lock: IO[str] | None = None
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
@@ -45,7 +51,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, name: str, settings: Mapping[str, Any], versions: Mapping[str, str]) -> "RunFolder":
-        """Begin a run folder, or go back to one.
+        """Begin a run folder, or go back to one. Others cannot open it until it is closed, unless its run is done.
 
         Args:
             path: The folder; made if missing.
@@ -55,22 +61,59 @@ class RunFolder:
 
         Raises:
             ConfigError: The folder holds a run with other settings; the message names those that differ.
-            DataError: The folder holds something else, or cannot be written.
+            DataError: The folder holds something else, cannot be written, or is in use.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise DataError(f"run folder '{path}' is a file; give a folder")
-        config_path = path / "config.json"
+        folder, config_path = cls(path, name), path / "config.json"
         wanted: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists, as they do on disk
-        if config_path.is_file():
-            _check_same(path, _read_config(config_path), wanted)
-            return cls(path, name)
         # Hidden names are left overs of a write that was killed, and of file managers.
-        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise DataError(f"run folder '{path}' is not empty and holds no run of twinact; give a new or empty folder")
+        if not config_path.is_file():
+            if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+                raise DataError(
+                    f"run folder '{path}' is not empty and holds no run of twinact; give a new or empty folder"
+                )
+            folder._take()
+        if config_path.is_file():  # perhaps only since we hold the lock
+            with folder._closed_on_error():
+                _check_same(path, _read_config(config_path), wanted)
+                if not folder.done and folder._lock is None:
+                    folder._take()
+            return folder
         content = {"kind": KIND, "version": VERSION, "settings": wanted, "versions": dict(versions)}
-        atomic_write_bytes(config_path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-        return cls(path, name)
+        with folder._closed_on_error():
+            atomic_write_bytes(config_path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        return folder
+
+    def close(self) -> None:
+        """Let others open the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take(self) -> None:
+        """Lock the folder, and delete what writes that were killed left: nobody else writes now."""
+        self._lock = lock(self.path)
+        for place in (self.path, self._checkpoints):
+            for path in place.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def done(self) -> bool:
@@ -122,7 +165,9 @@ class RunFolder:
             with open(self._log_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise DataError(f"cannot write {self._log_path}: {error.strerror or error}; free some space") from error
+            raise DataError(
+                f"cannot write {self._log_path}: {error.strerror or error}; free some space, then run again to go on"
+            ) from error
 
     def records(self) -> list[dict[str, Any]]:
         """All whole lines of the log; a last line that was cut by a kill is left out."""

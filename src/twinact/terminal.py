@@ -1,5 +1,6 @@
 """How the package speaks to a person: messages and progress on stderr, so that stdout carries results only."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,9 +8,15 @@ from typing import Any
 import typer
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that speaks, among those that ``accelerate launch`` started; without torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
-    """Tell something that is no result."""
-    typer.echo(text, err=True)
+    """Tell something that is no result; other processes than the main one keep quiet."""
+    if is_main_process():
+        typer.echo(text, err=True)
 
 
 @contextmanager
@@ -29,7 +36,7 @@ def progress(what: str) -> Iterator[Any]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not is_main_process()) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(done: int, total: int, stage: str = what) -> None:

@@ -10,8 +10,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -23,16 +24,20 @@ from torch import Tensor, nn
 
 from twinact.action import Action
 from twinact.backbones.base import Backbone
-from twinact.configs import LearnConfig
+from twinact.backbones.memory import PRESETS
+from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.exemplars import Exemplars
+from twinact.gradients import LossScale, out_of_memory_told, set_gradients
 from twinact.methods.base import Batch, Method
+from twinact.processes import this_process
 from twinact.runs import Checkpoint, RunFolder
 
 # Only spikes are cut: Adam does not care for the gradient's usual size.
 MAX_GRADIENT_NORM = 1.0
 FINAL_RATE_SHARE = 0.1
-_ENCODED_AT_ONCE = 8
+# A run has diverged when the mean loss of its last steps is so many times that of its first ones.
+_DIVERGED, _WINDOW_STEPS = 10.0, 20
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,13 @@ def train(
     config: LearnConfig,
     run_dir: str | Path,
     progress: Callable[[StepRecord], None] | None = None,
+    *,
+    run: RunConfig | None = None,
 ) -> TrainResult:
     """Learn an action, or go on with a run that was stopped, or say that it is done.
+
+    Under ``accelerate launch``, all processes call this with the same arguments and share the pictures of each step;
+    the main one writes.
 
     The first SIGINT or SIGTERM ends the run after the step at work: a checkpoint is saved and KeyboardInterrupt
     raised. So does a KeyboardInterrupt from `progress`. A second signal acts at once.
@@ -94,14 +104,19 @@ def train(
         exemplars: Of the backbone's `image_size`.
         config: The settings that `method` was made from.
         run_dir: The run's own folder; see `twinact.runs`.
-        progress: Called after each step.
+        progress: Called after each step, in the main process.
+        run: How to carry it out; None takes the defaults.
 
     Raises:
-        ConfigError: The parts do not fit each other, or `run_dir` holds a run with other settings.
-        DataError: `run_dir` holds something else or cannot be written.
+        ConfigError: The parts do not fit each other, the batch has fewer pictures than it is to be split in, or
+            `run_dir` holds a run with other settings.
+        DataError: `run_dir` holds something else, cannot be written, or is in use by another process.
         CheckpointError: All checkpoints of the run are damaged.
-        TwinactError: The loss or its gradient is not finite; the last checkpoint stays, nothing is exported.
+        OutOfMemory: A step does not fit into memory.
+        TwinactError: The loss or its gradient is not finite, or the loss grew tenfold; the last checkpoint stays,
+            nothing is exported.
     """
+    run, group = run or RunConfig(), this_process()
     if method.name != config.method:
         raise ConfigError(
             f"config says method {config.method!r} and a {method.name!r} was given; make it from the config"
@@ -111,77 +126,100 @@ def train(
             f"exemplars are {exemplars.size} pixels wide and the backbone draws {backbone.image_size}; "
             f"load them with size={backbone.image_size}"
         )
-    try:
-        return _run(method, backbone, exemplars, config, run_dir, progress)
-    finally:
-        method.detach(backbone)
-
-
-def _run(
-    method: Method,
-    backbone: Backbone,
-    exemplars: Exemplars,
-    config: LearnConfig,
-    run_dir: str | Path,
-    progress: Callable[[StepRecord], None] | None,
-) -> TrainResult:
-    groups = method.attach(backbone)
+    parts = group.count * run.accumulate
+    if parts > config.batch_size:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is less than the {parts} parts that {group.count} processes × accumulate "
+            f"{run.accumulate} make; give a batch_size of {parts} or more"
+        )
     versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
-    folder = RunFolder.open(run_dir, config.name, _settings(method, backbone, exemplars, config), versions)
-    if folder.done:
-        action = Action.load(folder.action_path)
-        return TrainResult(action, folder.action_path, folder.last_terms(), config.steps, already_done=True)
+    with ExitStack() as open_until_done:
+        open_until_done.callback(method.detach, backbone)
+        groups = method.attach(backbone)
+        settings = _settings(method, backbone, exemplars, config, run, parts)
 
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    base_rates = [group["lr"] for group in groups]
-    optimizer = torch.optim.Adam(groups)
-    checkpoint = folder.load()
-    start = 0 if checkpoint is None else checkpoint.step
-    if checkpoint is not None:
-        _restore(method, optimizer, checkpoint.tensors)
-    folder.rewind_log(start)
-    latents = encode_exemplars(backbone, exemplars)
+        def begin() -> bool:
+            return open_until_done.enter_context(RunFolder.open(run_dir, config.name, settings, versions)).done
 
-    with _stop_between_steps() as stop:
+        done = group.on_main(begin)
+        folder = RunFolder(Path(run_dir), config.name)
+
+        def result(start: int) -> TrainResult:
+            action = Action.load(folder.action_path)
+            return TrainResult(action, folder.action_path, folder.last_terms(), start, already_done=done)
+
+        if done:
+            return group.on_main(lambda: result(config.steps))
+
+        parameters = [parameter for one in groups for parameter in one["params"]]
+        base_rates = [one["lr"] for one in groups]
+        optimizer, scale = torch.optim.Adam(groups), LossScale.of(run.precision)
+        checkpoint = group.on_main(folder.load)
+        start = 0 if checkpoint is None else checkpoint.step
+        if checkpoint is not None:
+            _restore(method, optimizer, scale, checkpoint.tensors)
+        losses = group.on_main(lambda: _rewound(folder, start))
+        with out_of_memory_told("encoding the exemplars", run.memory):
+            latents = encode_exemplars(backbone, exemplars)
+
+        open_until_done.enter_context(backbone.saving(PRESETS[run.memory]))
+        stop = open_until_done.enter_context(_stop_between_steps())
         for step in range(start, config.steps):
             began = time.perf_counter()
             share = rate_share(config, step)
-            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * share
+            for one, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                one["lr"] = rate * share
             batch = draw_batch(backbone, latents, exemplars.captions, config, step)
-            with torch.autocast(backbone.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                terms = method.loss(backbone, batch, step_generator(config.seed, step, "method"))
-            optimizer.zero_grad()
-            terms["loss"].backward()
-            norm = float(nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM))
-            values = {name: float(term.detach()) for name, term in terms.items()}
+            while True:
+                with out_of_memory_told(f"step {step + 1}", run.memory):
+                    values = set_gradients(
+                        method,
+                        backbone,
+                        batch,
+                        parameters,
+                        generator=partial(_part_generator, config.seed, step),
+                        parts=parts,
+                        group=group,
+                        precision=run.precision,
+                        scale=scale.value,
+                    )
+                norm = float(nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM))
+                if math.isfinite(norm) or not math.isfinite(values["loss"]) or not scale.lowered():
+                    break
             # Before the optimiser acts on them, so that what is learned stays as the last good step left it.
-            _check_finite(step + 1, {**values, "gradient norm": norm}, folder)
+            losses.append(values["loss"])
+            problem = _problem({**values, "gradient norm": norm}, losses)
+            if problem is not None:
+                raise TwinactError(_stopped_at(step + 1, problem, group.on_main(lambda: folder.last_step), config, run))
             optimizer.step()
+            scale.passed()
 
             rate = optimizer.param_groups[0]["lr"]
             record = StepRecord(step + 1, config.steps, values, norm, rate, time.perf_counter() - began)
-            folder.log(vars(record))
-            if progress is not None:
-                try:
-                    progress(record)
-                except KeyboardInterrupt:
-                    stop.set()
+            group.on_main(partial(_tell, folder, record, progress, stop))
             last = step + 1 == config.steps
-            if last or stop.is_set() or (step + 1) % config.checkpoint_every == 0:
-                folder.save(Checkpoint(step + 1, _collect(method, optimizer)))
-            if stop.is_set() and not last:
+            stopping = group.any(stop.is_set())
+            if last or stopping or (step + 1) % run.checkpoint_every == 0:
+                state = Checkpoint(step + 1, _collect(method, optimizer, scale))
+                group.on_main(partial(folder.save, state))
+            if stopping and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {config.steps}; run again to go on")
 
-    action = method.action(config.name, _meta(exemplars, config, versions))
-    action.save(folder.action_path)
-    return TrainResult(action, folder.action_path, folder.last_terms(), start, already_done=False)
+        def export() -> TrainResult:
+            method.action(config.name, _meta(exemplars, config, run, versions)).save(folder.action_path)
+            return result(start)
+
+        return group.on_main(export)
 
 
 def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
     """A generator on the CPU for one purpose in one step; equal arguments give equal numbers on every machine."""
     digest = hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def _part_generator(seed: int, step: int, part: int) -> torch.Generator:
+    return step_generator(seed, step, f"method/{part}")
 
 
 def draw_batch(
@@ -230,12 +268,15 @@ def rate_share(config: LearnConfig, step: int) -> float:
 @torch.no_grad()
 def encode_exemplars(backbone: Backbone, exemplars: Exemplars) -> Float[Tensor, "n c h w"]:
     """Latents of all exemplars, on the backbone's device."""
-    chunks = exemplars.pixels.split(_ENCODED_AT_ONCE)
+    # One at a time: an autoencoder takes gigabytes for a picture of 1024 pixels.
+    chunks = exemplars.pixels.split(1)
     return torch.cat([backbone.encode_image(chunk.to(backbone.device, backbone.dtype)) for chunk in chunks])
 
 
-def _settings(method: Method, backbone: Backbone, exemplars: Exemplars, config: LearnConfig) -> dict[str, Any]:
-    """All that decides the result of a run."""
+def _settings(
+    method: Method, backbone: Backbone, exemplars: Exemplars, config: LearnConfig, run: RunConfig, parts: int
+) -> dict[str, Any]:
+    """All that decides the bits of the result of a run."""
     return {
         **config.to_dict(),
         "learning_rate": config.rate,
@@ -244,12 +285,19 @@ def _settings(method: Method, backbone: Backbone, exemplars: Exemplars, config: 
         "exemplars": exemplars.hashes,
         "captions": exemplars.captions,
         "parts": method.identity(),
+        "rounding": {
+            "precision": run.precision,
+            "weights": str(backbone.dtype).removeprefix("torch."),
+            "processes_times_accumulate": parts,
+            "compiled": PRESETS[run.memory].compile,
+        },
     }
 
 
-def _meta(exemplars: Exemplars, config: LearnConfig, versions: dict[str, str]) -> dict[str, Any]:
+def _meta(exemplars: Exemplars, config: LearnConfig, run: RunConfig, versions: dict[str, str]) -> dict[str, Any]:
     return {
         "config": config.to_dict(),
+        "precision": run.precision,
         "seed": config.seed,
         "exemplars": list(exemplars.hashes),
         "captions": list(exemplars.captions),
@@ -257,38 +305,74 @@ def _meta(exemplars: Exemplars, config: LearnConfig, versions: dict[str, str]) -
     }
 
 
-def _collect(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Method and optimiser state as flat names: ``method/<name>`` and ``optimizer/<parameter>/<name>``."""
+def _tell(
+    folder: RunFolder, record: StepRecord, progress: Callable[[StepRecord], None] | None, stop: threading.Event
+) -> None:
+    folder.log(vars(record))
+    if progress is not None:
+        try:
+            progress(record)
+        except KeyboardInterrupt:
+            stop.set()
+
+
+def _rewound(folder: RunFolder, step: int) -> list[float]:
+    """The losses of the steps that are kept, after the log was rewound to them."""
+    folder.rewind_log(step)
+    return [record["terms"]["loss"] for record in folder.records()]
+
+
+def _collect(method: Method, optimizer: torch.optim.Optimizer, scale: LossScale) -> dict[str, Tensor]:
+    """All state by flat names: ``method/<name>``, ``scale/<name>`` and ``optimizer/<parameter>/<name>``."""
     tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
+    tensors |= {f"scale/{name}": tensor for name, tensor in scale.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
     return tensors
 
 
-def _restore(method: Method, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _restore(method: Method, optimizer: torch.optim.Optimizer, scale: LossScale, tensors: dict[str, Tensor]) -> None:
     """Inverse of `_collect`."""
     learned: dict[str, Tensor] = {}
+    scaling: dict[str, Tensor] = {}
     state: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         owner, _, name = path.partition("/")
         if owner == "method":
             learned[name] = tensor
+        elif owner == "scale":
+            scaling[name] = tensor
         else:
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = tensor
     try:
         method.load_state_dict(learned)
+        scale.load_state_dict(scaling)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint does not fit the method: {error}; give another run folder") from error
 
 
-def _check_finite(step: int, values: dict[str, float], folder: RunFolder) -> None:
+def _problem(values: dict[str, float], losses: list[float]) -> str | None:
+    """What is wrong with a step, None when nothing is."""
     bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        good = folder.last_step
-        kept = f"the checkpoint of step {good} is good" if good else "there is no checkpoint yet"
-        raise TwinactError(f"step {step}: {', '.join(bad)}; {kept}, nothing was exported; lower learning_rate")
+        return ", ".join(bad)
+    if len(losses) < 2 * _WINDOW_STEPS:
+        return None
+    first, last = (sum(part) / _WINDOW_STEPS for part in (losses[:_WINDOW_STEPS], losses[-_WINDOW_STEPS:]))
+    if last <= _DIVERGED * first:
+        return None
+    return f"learning diverged: mean loss {last:.3g} over {_WINDOW_STEPS} steps, {first:.3g} at first"
+
+
+def _stopped_at(step: int, problem: str, good: int, config: LearnConfig, run: RunConfig) -> str:
+    kept = f"the checkpoint of step {good} is good" if good else "there is no checkpoint yet"
+    other = ", or precision bf16 or fp32 if it is too low already" if run.precision == "fp16" else ""
+    return (
+        f"step {step}: {problem}; {kept}, nothing was exported; "
+        f"lower learning_rate (now {config.rate:g}){other}, with a new run folder"
+    )
 
 
 @contextmanager

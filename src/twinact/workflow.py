@@ -10,25 +10,42 @@ from torch import Tensor
 from twinact.action import Action
 from twinact.backbones import family, load
 from twinact.backbones.base import Backbone
-from twinact.configs import LearnConfig
+from twinact.backbones.memory import PRESETS
+from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
 from twinact.exemplars import load_exemplars
 from twinact.export import import_action
+from twinact.gradients import autocast, out_of_memory_told
 from twinact.methods import make_method
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
+from twinact.processes import this_process
 from twinact.runs import begun_with
 from twinact.space import ActionSpace
 from twinact.start import likeliest_phrases
 from twinact.train import StepRecord, TrainResult, encode_exemplars, train
 
 SPACE_FILE = "phrases.space.safetensors"
+_WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Pictures that the denoiser sees at once while the starting phrase is looked for; without gradients, so more than a
+# step has.
+_SEARCHED_AT_ONCE = {"low": 4, "normal": 32, "fast": 32}
 
 
-def open_model(model: str | Path = "nano") -> Backbone:
-    """The model of a name, a folder in diffusers layout or a Hugging Face name; see `twinact.backbones.load`."""
-    return load(model)
+def open_model(model: str | Path = "nano", precision: str = "fp32") -> Backbone:
+    """The model of a name, a folder in diffusers layout or a Hugging Face name; see `twinact.backbones.load`.
+
+    Args:
+        model: What to open; each of several processes opens it on its own device.
+        precision: Of the weights; of `twinact.configs.PRECISIONS`.
+
+    Raises:
+        OutOfMemory: It does not fit.
+        TwinactError: As `load`.
+    """
+    with out_of_memory_told(f"opening model {str(model)!r}", "low"):
+        return load(model, this_process().device, _WEIGHTS[precision])
 
 
 def default_guidance(backbone: Backbone) -> float:
@@ -179,6 +196,7 @@ def learn(
     space: ActionSpace | None = None,
     searching: Callable[[int, int], None] | None = None,
     progress: Callable[[StepRecord], None] | None = None,
+    run: RunConfig | None = None,
 ) -> TrainResult:
     """Learn the action that a folder of pictures shows; the same call goes on with a run that was stopped.
 
@@ -194,24 +212,46 @@ def learn(
         space: None takes the one in the run folder, else the default space of the backbone.
         searching: Called while the starting phrase is looked for, with the share done as (part, whole).
         progress: Called after each step.
+        run: How to carry it out; None takes the defaults.
 
     Raises:
         TwinactError: As `load_exemplars`, `make_method` and `train`.
         KeyboardInterrupt: The run was stopped; its checkpoint is saved.
     """
+    run, group = run or RunConfig(), this_process()
     data = load_exemplars(exemplars, backbone.image_size)
     kept = Path(run_dir) / SPACE_FILE
     if config.method != "twinact":
-        return train(make_method(config, backbone), backbone, data, config, run_dir, progress)
+        return train(make_method(config, backbone), backbone, data, config, run_dir, progress, run=run)
     if space is None:
-        space = ActionSpace.load(kept) if kept.is_file() else default_space(backbone, slots=config.slots)
+
+        def find_space() -> ActionSpace:
+            return ActionSpace.load(kept) if kept.is_file() else default_space(backbone, slots=config.slots)
+
+        space = group.on_main(find_space)
+    found = space
     if config.start is None:
-        start = begun_with(run_dir, "start")
-        if start is None:
-            latents = encode_exemplars(backbone, data)
-            start = likeliest_phrases(backbone, space, latents, data.captions, progress=searching)[0][0]
-        config = replace(config, start=start)
-    result = train(make_method(config, backbone, space, encoder), backbone, data, config, run_dir, progress)
-    if not kept.is_file():  # only now: a folder that holds no run yet must be empty
-        space.save(kept)
+
+        def find_start() -> str:
+            begun = begun_with(run_dir, "start")
+            if begun is not None:
+                return str(begun)
+            with out_of_memory_told("looking for the starting phrase", run.memory):
+                latents = encode_exemplars(backbone, data)
+                savings = replace(PRESETS[run.memory], compile=False)  # hardly longer than compiling takes
+                with backbone.saving(savings), autocast(backbone.device, run.precision):
+                    at_once = _SEARCHED_AT_ONCE[run.memory]
+                    found_ones = likeliest_phrases(
+                        backbone, found, latents, data.captions, batch_size=at_once, progress=searching
+                    )
+            return found_ones[0][0]
+
+        config = replace(config, start=group.on_main(find_start))
+    result = train(make_method(config, backbone, space, encoder), backbone, data, config, run_dir, progress, run=run)
+
+    def keep_space() -> None:
+        if not kept.is_file():  # only now: a folder that holds no run yet must be empty
+            found.save(kept)
+
+    group.on_main(keep_space)
     return result

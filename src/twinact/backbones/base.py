@@ -7,7 +7,8 @@ p pooled width. Pictures are float in [-1, 1], latents are scaled as the denoise
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from twinact.backbones.memory import Savings, saved
 from twinact.backbones.noising import Noising
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ class Backbone(ABC):
     dtype: torch.dtype
     latent_shape: tuple[int, int, int]
     image_size: int
+    _text_encoders: list[nn.Module]  # in the order of `token_tables`
+    _autoencoders: list[nn.Module]
 
     @classmethod
     @abstractmethod
@@ -160,6 +164,12 @@ class Backbone(ABC):
             arguments["pooled_prompt_embeds"] = cond.pooled
             arguments["negative_pooled_prompt_embeds"] = away.pooled
         return arguments
+
+    @contextmanager
+    def saving(self, savings: Savings) -> Iterator[None]:
+        """While open, learning takes less memory or time; everything computes the same."""
+        with saved(self.denoiser, self._text_encoders, self._autoencoders, self.device, savings):
+            yield
 
     @abstractmethod
     def pipeline(self) -> "DiffusionPipeline":

@@ -39,6 +39,7 @@ class Flux(Backbone):
         self._vae = pipeline.vae.requires_grad_(False).eval()
         self._clip = pipeline.text_encoder.requires_grad_(False).eval()
         self._t5 = pipeline.text_encoder_2.requires_grad_(False).eval()
+        self._text_encoders, self._autoencoders = [self._clip, self._t5], [self._vae]
         self._tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2]
         pool_at_end(self._clip, pipeline.tokenizer)
         self._scheduler = pipeline.scheduler

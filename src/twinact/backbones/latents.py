@@ -14,7 +14,8 @@ def to_latents(vae: AutoencoderKL | AutoencoderTiny, images: Float[Tensor, "b 3 
 
 def to_pictures(vae: AutoencoderKL | AutoencoderTiny, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
     """Inverse of `to_latents`: pictures of latents; differentiable, values may overshoot [-1, 1]."""
-    return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + _shift(vae)).sample
+    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + _shift(vae)
+    return vae.decode(scaled).sample.to(latents.device)
 
 
 def _shift(vae: AutoencoderKL | AutoencoderTiny) -> float:

@@ -28,6 +28,7 @@ class StableDiffusion(Backbone):
         """
         self._vae = pipeline.vae.requires_grad_(False).eval()
         self._text_encoder = pipeline.text_encoder.requires_grad_(False).eval()
+        self._text_encoders, self._autoencoders = [self._text_encoder], [self._vae]
         self._tokenizer = pipeline.tokenizer
         self._scheduler = pipeline.scheduler
         self.denoiser = pipeline.unet.requires_grad_(False).eval()

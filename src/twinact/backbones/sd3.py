@@ -37,6 +37,7 @@ class StableDiffusion3(Backbone):
         if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
             raise ConfigError(f"model {model_id!r} lacks one of its two CLIP text encoders: only T5 may be left out")
         self._vae = pipeline.vae.requires_grad_(False).eval()
+        self._autoencoders = [self._vae]
         self._text_encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
         self._tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2]
         for encoder, tokenizer in zip(self._text_encoders, self._tokenizers, strict=True):

@@ -37,6 +37,7 @@ class StableDiffusionXL(Backbone):
         # own, because casting a module to and fro under autograd changes weights that backward still needs.
         overflows = self._vae.config.force_upcast and self._vae.dtype == torch.float16
         self._safe_vae = copy.deepcopy(self._vae).float() if overflows else self._vae
+        self._autoencoders = [self._vae, self._safe_vae]
         self._text_encoders = [
             module.requires_grad_(False).eval() for module in (pipeline.text_encoder, pipeline.text_encoder_2)
         ]

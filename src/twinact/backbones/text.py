@@ -7,15 +7,18 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from twinact.backbones.base import TokenTable
+from twinact.backbones.memory import visited_device
 from twinact.errors import DataError, TwinactError
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,11 @@ class Spliced:
     rows: Int64[Tensor, " n"]
     columns: Int64[Tensor, " n"]
     values: Float[Tensor, "n width"] | None
+
+    def to(self, device: torch.device) -> "Spliced":
+        """The same on a device; differentiable."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Spliced(**{name: part if part is None else part.to(device) for name, part in parts.items()})
 
 
 def splice(
@@ -148,8 +156,20 @@ def written(encoder: nn.Module, spliced: Spliced) -> Iterator[None]:
 
 def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
     """What a text encoder makes of spliced prompts; no attention mask, as the stock pipelines give none."""
-    with written(encoder, spliced):
-        return encoder(spliced.ids, **options)
+    device = visited_device(encoder)
+    if device is None:
+        with written(encoder, spliced):
+            return encoder(spliced.ids, **options)
+    there = spliced.to(device)
+
+    def visit() -> Any:
+        # New tensors: were the encoder's own moved, those that backward keeps would move back under it.
+        weights = {name: tensor.to(device) for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]}
+        with written(encoder, there):
+            return functional_call(encoder, weights, (there.ids,), options)
+
+    # Backward runs the visit again, so that neither weights nor activations stay on the device in between.
+    return checkpoint(visit, use_reentrant=False)
 
 
 def by_encoder(

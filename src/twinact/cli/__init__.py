@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from twinact import __version__
 from twinact.cli import actions, bench, exports, space, world
 from twinact.errors import ConfigError, TwinactError
-from twinact.terminal import say
+from twinact.terminal import is_main_process, say
 
 
 class _Commands(TyperGroup):
@@ -32,7 +32,8 @@ class _Commands(TyperGroup):
             message = str(error)
             if isinstance(error, OSError):
                 message = f"{error.strerror or error}" + (f": '{error.filename}'" if error.filename else "")
-            say(f"error: {message}")
+            rank = "" if is_main_process() else f"process {os.environ['RANK']}: "
+            typer.echo(f"{rank}error: {message}", err=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
 
 
@@ -44,6 +45,7 @@ app = typer.Typer(
 Examples:
   twinact demo
   twinact learn photos/leap --name leap
+  accelerate launch -m twinact learn photos/leap --model sdxl-folder --memory low
   twinact generate runs/leap/leap.action.safetensors --prompt "a panda <act> in a park"
 """,
     no_args_is_help=True,

@@ -1,6 +1,7 @@
 """``twinact learn``, ``generate``, ``adjust`` and ``combine``: from exemplars to actions and pictures."""
 
 import json
+import os
 import re
 import shlex
 from dataclasses import fields
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER, __version__
+from twinact.cli.many import CLUSTERS, action_folders, action_name, learn_many
 from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
-from twinact.configs import METHODS, PRECISIONS, SCHEDULES, LearnConfig
+from twinact.configs import MEMORY, METHODS, PRECISIONS, SCHEDULES, LearnConfig, RunConfig
 from twinact.errors import ConfigError, DataError
 from twinact.outputs import PictureFolder, new_file
-from twinact.terminal import progress, say
+from twinact.terminal import is_main_process, progress, say
 
 if TYPE_CHECKING:
     from twinact.action import Action
@@ -67,26 +69,65 @@ def learn(
         LearnConfig.noise_bias
     ),
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = LearnConfig.seed,
-    precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = LearnConfig.precision,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = LearnConfig.checkpoint_every,
+    precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = RunConfig.precision,
+    memory: Annotated[
+        str, typer.Option(help=f"One of {', '.join(MEMORY)}: less memory and slower, or compiled and faster.")
+    ] = RunConfig.memory,
+    accumulate: Annotated[int, typer.Option(help="Parts to take the pictures of a step in.")] = RunConfig.accumulate,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = RunConfig.checkpoint_every,
+    cluster: Annotated[
+        str | None, typer.Option(help=f"Where to learn many actions: {', '.join(CLUSTERS)}; here if not given.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Of many actions: further tries after a crash or a lack of memory.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Learn the action that a folder of pictures shows. Stopped runs go on when the command is given again."""
+    """Learn the action that a folder of pictures shows, or one action from each folder in a folder.
+
+    Stopped runs go on when the command is given again. With accelerate launch -m twinact learn ..., several GPUs share
+    the pictures of each step.
+    """
     options = dict(locals())  # every setting is an option of its own name
     given = {field.name: options[field.name] for field in fields(LearnConfig)}
-    given["name"] = name or re.sub(r"[^a-z0-9_-]+", "-", exemplars.resolve().name.lower())
+    run = RunConfig(**{field.name: options[field.name] for field in fields(RunConfig)})
+    _check_accelerate(precision)
     if similarity_weight is None:
         del given["similarity_weight"]
-    config = LearnConfig(**given)  # before anything is loaded
+    folders = action_folders(exemplars) if exemplars.is_dir() else []
+    if folders and name:
+        raise ConfigError(f"name {name!r} is of one action and '{exemplars}' holds {len(folders)}; leave it out")
+    if cluster is not None and (cluster not in CLUSTERS or not folders):
+        raise ConfigError(
+            f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}, for a folder that holds one folder per action; "
+            "leave it out to learn here"
+        )
+    names = [name or action_name(exemplars)] if not folders else [action_name(folder) for folder in folders]
+    configs = [LearnConfig(**{**given, "name": one}) for one in names]  # before anything is loaded
     if not exemplars.is_dir():
         raise DataError(f"exemplar folder '{exemplars}' is not a folder; give one with PNG, JPEG or WEBP pictures")
+    if folders:
+        learn_many(
+            folders,
+            configs,
+            run,
+            out or Path("runs"),
+            model=model,
+            space=space,
+            similarity_given=similarity_weight is not None,
+            cluster=cluster,
+            retries=retries,
+            as_json=as_json,
+        )
+        return
+    config = configs[0]
     from twinact import workflow
     from twinact.space import ActionSpace
 
-    backbone = open_model(model)
+    backbone = open_model(model, precision)
     encoder = workflow.action_encoder(model)
     if encoder is None and similarity_weight is None:
-        config = LearnConfig(**{**given, "similarity_weight": 0.0})
+        config = LearnConfig(**{**given, "name": config.name, "similarity_weight": 0.0})
         if config.method == "twinact":
             say("this model has no action encoder: learning without the similarity term")
     given_space = None if space is None else ActionSpace.load(space)
@@ -100,7 +141,10 @@ def learn(
             space=given_space,
             searching=lambda done, total: advance(done, total, "looking for the nearest phrase"),
             progress=lambda record: advance(record.step, record.steps),
+            run=run,
         )
+    if not is_main_process():
+        return
     if result.already_done:
         say("this run is already done")
     near = []
@@ -259,6 +303,16 @@ def combine(
     first, *others = [Action.load(path) for path in action_files]
     kept = _space_of(first, action_files[0], space, model)
     _finish(first.combined(kept, others, factors, target.name.removesuffix(_SUFFIX)), kept, target)
+
+
+def _check_accelerate(precision: str) -> None:
+    """Refuses to overhear the precision that accelerate was configured with."""
+    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if configured != "no" and configured != precision:
+        raise ConfigError(
+            f"precision {precision!r} differs from the {configured!r} that accelerate is configured for; "
+            f"give --precision {configured}, or accelerate launch --mixed_precision no"
+        )
 
 
 def _nearest(action: "Action", space: "ActionSpace") -> list[tuple[str, float]]:

@@ -67,10 +67,13 @@ class Method(Protocol):
     def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """The terms of one step: "loss" is what is minimised, all others are unweighted and for the log.
 
+        Each is a mean over the pictures, or does not depend on them: a step's pictures may come in several parts,
+        whose terms are averaged.
+
         Args:
             backbone: The one attached to.
-            batch: See `Batch`.
-            generator: For what else the method draws; on the CPU, seeded by run and step.
+            batch: See `Batch`; a part of it when processes share it or gradients are accumulated.
+            generator: For what else the method draws; on the CPU, seeded by run, step and part.
         """
         ...
 

@@ -1,0 +1,32 @@
+"""The smallest run that is one: settings, pictures and parts that any process makes alike."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from tiny import tiny_sd
+from twinact.backbones.sd import StableDiffusion
+from twinact.configs import LearnConfig, RunConfig
+from twinact.exemplars import Exemplars, load_exemplars
+from twinact.methods import make_method
+from twinact.train import TrainResult, train
+
+INVERSION = LearnConfig(name="leap", method="textual-inversion", steps=6, batch_size=4, seed=3)
+
+
+def exemplars_in(folder: Path) -> Exemplars:
+    """Three pictures, put into a folder and read from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(3):
+        picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
+        picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
+        picture.save(folder / f"{index}.png")
+    return load_exemplars(folder, 32)
+
+
+def learn_small(
+    exemplars: Path, run_dir: Path, config: LearnConfig = INVERSION, run: RunConfig | None = None
+) -> TrainResult:
+    """Learn an action on a tiny Stable Diffusion, from the beginning of everything."""
+    backbone = StableDiffusion(tiny_sd(), "tiny@0")
+    return train(make_method(config, backbone), backbone, load_exemplars(exemplars, 32), config, run_dir, run=run)
