@@ -25,7 +25,7 @@ from twinact.train import StepRecord, encode_exemplars, train
 PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 PROMPTS = [f"a robot {PLACEHOLDER} in a park", f"a cat {PLACEHOLDER}"]
 BASE = LearnConfig(
-    name="leap", method="textual-inversion", steps=6, batch_size=4, checkpoint_every=2, lora_rank=4,
+    name="leap", method="textual-inversion", steps=6, batch_size=4, lora_rank=4,
     lora_learning_rate=3e-3, similarity_weight=0.0,
 )  # fmt: skip
 
