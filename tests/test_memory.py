@@ -56,6 +56,7 @@ def test_saving_memory_gives_the_same_bits(name: str, savings: Savings) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of the compiler's own making
 @pytest.mark.parametrize("name", CORE)
+@pytest.mark.timeout(1500)  # the compiler takes minutes for a UNet where others work too
 def test_compiling_gives_the_same_up_to_rounding(name: str) -> None:
     backbone = backbone_of(name)
     plain, compiled = gradients(backbone, Savings()), gradients(backbone, PRESETS["fast"])

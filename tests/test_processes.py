@@ -96,5 +96,6 @@ def test_accelerate_launch_learns_and_speaks_once(tmp_path: Path) -> None:
     assert told.stdout.splitlines() == [str(tmp_path / "two" / "leap.action.safetensors")]
     assert told.stderr.count("next: twinact generate") == 1
     done([sys.executable, "-m"], "parts", "--accumulate", "2")
-    two, parts = ((tmp_path / run / "leap.action.safetensors").read_bytes() for run in ("two", "parts"))
-    assert two == parts
+    two, parts = (Action.load(tmp_path / run / "leap.action.safetensors").vectors[0] for run in ("two", "parts"))
+    # Not to the bit: the launcher chooses the number of threads, which decides the order of sums within a process.
+    torch.testing.assert_close(two, parts, rtol=1e-4, atol=1e-6)
