@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from twinact.bench.calibrate import Case, accuracy, drawn_scenes, false_alarms, hardest
-from twinact.bench.judges import Judges, Verdict
+from twinact.bench.judges import Judges, Verdict, compressed
 from twinact.bench.metrics import Asked, Share, score
 from twinact.bench.tasks import asks, best_text
 from twinact.nano.heatmaps import heat_loss, joint_positions
@@ -14,6 +14,7 @@ from twinact.world.draw import draw
 from twinact.world.meanings import meanings
 from twinact.world.pose import PartialPose, Pose
 from twinact.world.sampling import sample_free_pose
+from twinact.world.scene import Scene
 from twinact.world.skeleton import JOINT_NAMES, Proportions, limb_angles, skeleton
 from twinact.world.splits import CUSTOM_ACTIONS, CustomAction
 
@@ -123,3 +124,9 @@ def test_calibration_knows_the_truth() -> None:
     assert wrong["phrases judged right"]["share"] < 0.6 and wrong["limb angle error, 90th percentile"] > 20
     assert wrong["actor"]["share"] < 0.5 and wrong["joint error, mean share of height"] > 0.02
     assert hardest(mirrored, 6).size == (4 * 2 * 64 * 2, 2 * 64 * 2)
+
+
+def test_compression_spoils_a_picture_more_at_low_quality() -> None:
+    picture = draw(Scene("fox", Pose(), "park"), 64)
+    low, high = (np.abs(compressed(picture, q).astype(int) - picture).mean() for q in (30, 95))
+    assert 0 < high < low < 20

@@ -9,10 +9,12 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -35,6 +37,8 @@ from twinact.world.skeleton import JOINT_NAMES, limb_angles
 STREAM = 77
 # Of the pose features: sine and cosine of the rotation, clearance, torso and head.
 _WHOLE_BODY = 7
+# Share of the training pictures that are compressed; every how many-th one goes through the VAE.
+_COMPRESSED, _DECODED = 0.25, 4
 _OTHER_SIDE = {"l": "r", "r": "l"}
 _MIRRORED_JOINTS = [
     JOINT_NAMES.index(_OTHER_SIDE[name[0]] + name[1:] if name[1] == "_" else name) for name in JOINT_NAMES
@@ -179,9 +183,11 @@ class _FreeScenes(Dataset):
         self.recipe = recipe
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-        scene = free_scene(np.random.default_rng([self.recipe.seed, STREAM, index]))
+        rng = np.random.default_rng([self.recipe.seed, STREAM, index])
+        scene = free_scene(rng)
+        picture = draw(scene, self.recipe.image_size)
         return (
-            draw(scene, self.recipe.image_size),
+            compressed(picture, int(rng.integers(30, 96))) if rng.random() < _COMPRESSED else picture,
             joints(scene).astype(np.float32),
             pose_features(scene.pose),
             list(ACTORS).index(scene.actor),
@@ -196,8 +202,14 @@ def free_scene(rng: np.random.Generator) -> Scene:
     return Scene(actor, sample_free_pose(rng), place, sample_camera(rng), int(rng.integers(2**31)))
 
 
-def train_judges(recipe: Recipe, judges: Judges, folder: Path, workers: int, report: Callable[[str], None]) -> None:
-    """Train `judges`, where they are, on freely drawn poses with blur, noise, contrast and colour shifts."""
+def train_judges(
+    recipe: Recipe, judges: Judges, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
+) -> None:
+    """Train `judges`, where they are, on freely drawn poses.
+
+    Some pictures are compressed, some went through the VAE that the judged ones come from, and all are spoiled by
+    `augment`.
+    """
     fit, device = recipe.judge, next(judges.parameters()).device
     # Limb angles are read off the joints; of the features, the body's rotation, height and head matter most.
     weight = torch.full((POSE_FEATURES,), 0.1, device=device)
@@ -209,7 +221,11 @@ def train_judges(recipe: Recipe, judges: Judges, folder: Path, workers: int, rep
 
     def loss(step: int, seen: list[Tensor]) -> dict[str, Tensor]:
         pixels, positions, pose, actor, place = seen
-        images = augment(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.Generator().manual_seed(step))
+        clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            latents = vae.encode(clean[::_DECODED].to(device)).latent_dist.mode()
+            clean[::_DECODED] = vae.decode(latents).sample.float().cpu()
+        images = augment(clean, torch.Generator().manual_seed(step))
         positions, pose, actor, place = (x.to(device) for x in (positions, pose, actor, place))
         with torch.autocast(device.type, torch.bfloat16):
             heat, pose_out, actor_out, place_out = judges(images.to(device))
@@ -224,6 +240,13 @@ def train_judges(recipe: Recipe, judges: Judges, folder: Path, workers: int, rep
         return {"loss": total, **terms}
 
     fit_module(judges, batches, loss, fit, folder, report)
+
+
+def compressed(picture: np.ndarray, quality: int) -> np.ndarray:
+    """An RGB picture (h, w, 3) uint8 after JPEG of a quality from 1 to 100."""
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -70,20 +70,20 @@ def train_nano(
     if start is not None and not model.exists():
         shutil.copytree(start, model)  # what is not trained now stays as it was
     torch.manual_seed(recipe.seed)
+    before = None if start is None else StableDiffusionPipeline.from_pretrained(start).to(device)
+    vae = train_vae(recipe, run / "vae", workers, device, report) if before is None else before.vae
+    vae.requires_grad_(False).eval()
     if "judges" in parts:
         judges = (Judges() if start is None else Judges.load(start / "judges")).to(device)
-        train_judges(recipe, judges, run / "judges", workers, report)
+        train_judges(recipe, judges, vae, run / "judges", workers, report)
         judges.save(model / "judges")
     if parts == ("judges",):
         return model
-    if start is None:
+    if before is None:
         tokenizer, unet, vision = build_tokenizer(recipe.max_tokens), build_unet(recipe), None
-        vae = train_vae(recipe, run / "vae", workers, device, report)
         text = train_text(recipe, tokenizer, run / "text", workers, device, report)
     else:
-        before = StableDiffusionPipeline.from_pretrained(start).to(device)
-        tokenizer, unet, vision = before.tokenizer, before.unet, before.image_encoder
-        vae, text = before.vae, before.text_encoder
+        tokenizer, unet, vision, text = before.tokenizer, before.unet, before.image_encoder, before.text_encoder
     if "encoder" in parts:
         train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
     if "unet" in parts:
