@@ -60,7 +60,7 @@ class Recipe:
     )  # fmt: skip
     drawn_rotation: float = 60.0
     seed: int = 20261122
-    distinct_pictures: int = 80_000
+    distinct_pictures: int = 160_000
     max_tokens: int = 32
     text_width: int = 192
     text_layers: int = 4
@@ -76,7 +76,7 @@ class Recipe:
     guidance: float = 2.0
     text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(36_000, 12, 1.5e-3, weight_decay=0.0))
-    unet: Fit = field(default_factory=lambda: Fit(480_000, 48, 8e-4))
+    unet: Fit = field(default_factory=lambda: Fit(3_000_000, 48, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
     judge: Fit = field(default_factory=lambda: Fit(700_000, 64, 1.5e-3))
