@@ -14,10 +14,10 @@ from twinact.train import TrainResult, train
 INVERSION = LearnConfig(name="leap", method="textual-inversion", steps=6, batch_size=4, seed=3)
 
 
-def exemplars_in(folder: Path) -> Exemplars:
-    """Three pictures, put into a folder and read from it."""
+def exemplars_in(folder: Path, count: int = 3) -> Exemplars:
+    """Up to three pictures, put into a folder and read from it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(3):
+    for index in range(count):
         picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
         picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
         picture.save(folder / f"{index}.png")

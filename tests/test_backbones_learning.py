@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from families import CORE, backbone_of, modules, pixels
+from small import exemplars_in
 from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.configs import LearnConfig
-from twinact.exemplars import Exemplars, load_exemplars
+from twinact.exemplars import Exemplars
 from twinact.files import tensor_hash
 from twinact.methods import Method, TextualInversion, TwinAct
 from twinact.methods.base import Batch, denoise
@@ -40,12 +40,7 @@ class Learned:
 
 @pytest.fixture(scope="module")
 def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
-    folder = tmp_path_factory.mktemp("exemplars")
-    for index in range(2):
-        picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
-        picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
-        picture.save(folder / f"{index}.png")
-    return load_exemplars(folder, 32)
+    return exemplars_in(tmp_path_factory.mktemp("exemplars"), 2)
 
 
 RUNS = [(name, method) for name in CORE for method in ("twinact", "textual-inversion")]

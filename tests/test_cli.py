@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from tiny import tiny_sd
 from twinact import workflow
 from twinact.action import Action
 from twinact.cli import app
@@ -45,13 +44,6 @@ def refused(*arguments: str | Path, code: int = 1) -> str:
 
 def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from families import backbone_of
-from tiny import tiny_sd
 from twinact import lora
 from twinact.action import Action
 from twinact.cli import app
@@ -29,13 +28,6 @@ def refused(*arguments: str | Path, code: int = 1) -> str:
     assert result.exit_code == code and result.stdout == "", result.stderr + repr(result.exception)
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("opening model")]
     return line
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from families import CORE, FAMILIES, backbone_of, modules, pixels, vectors_of
+from small import exemplars_in
 from twinact import PLACEHOLDER, lora
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.configs import LearnConfig
 from twinact.errors import CheckpointError, ConfigError, DataError
-from twinact.exemplars import Exemplars, load_exemplars
+from twinact.exemplars import Exemplars
 from twinact.files import read_safetensors, tensor_hash
 from twinact.methods import Batch, Method, WithLora, make_method
 from twinact.sample import generate
@@ -32,12 +32,7 @@ BASE = LearnConfig(
 
 @pytest.fixture(scope="module")
 def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
-    folder = tmp_path_factory.mktemp("exemplars")
-    for index in range(2):
-        picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
-        picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
-        picture.save(folder / f"{index}.png")
-    return load_exemplars(folder, 32)
+    return exemplars_in(tmp_path_factory.mktemp("exemplars"), 2)
 
 
 def method_of(backbone: Backbone, config: LearnConfig) -> Method:

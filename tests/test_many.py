@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from small import INVERSION, exemplars_in
-from tiny import tiny_sd
 from twinact.cli import app
 from twinact.cli.many import action_folders
 from twinact.configs import RunConfig
@@ -22,13 +21,6 @@ from twinact.lock import NAME
 from twinact.many import Job, Outcome, attempt, learn_here, table
 
 NAMES = ("leap", "spin", "wave")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,14 @@ stopped goes on to the same bits without any generator's state, and a step can b
 
 import hashlib
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from twinact.gradients import LossScale, out_of_memory_told, set_gradients
 from twinact.methods.base import Batch, Method
 from twinact.processes import this_process
 from twinact.runs import Checkpoint, RunFolder
+from twinact.stopping import stop_between_steps
 
 # Only spikes are cut: Adam does not care for the gradient's usual size.
 MAX_GRADIENT_NORM = 1.0
@@ -163,7 +162,7 @@ def train(
             latents = encode_exemplars(backbone, exemplars)
 
         open_until_done.enter_context(backbone.saving(PRESETS[run.memory]))
-        stop = open_until_done.enter_context(_stop_between_steps())
+        stop = open_until_done.enter_context(stop_between_steps())
         for step in range(start, config.steps):
             began = time.perf_counter()
             share = rate_share(config, step)
@@ -373,31 +372,3 @@ def _stopped_at(step: int, problem: str, good: int, config: LearnConfig, run: Ru
         f"step {step}: {problem}; {kept}, nothing was exported; "
         f"lower learning_rate (now {config.rate:g}){other}, with a new run folder"
     )
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[threading.Event]:
-    """While open, the first SIGINT or SIGTERM only sets the event: a step cut in two could not be saved.
-
-    Outside the main thread Python delivers no signals, and the event is left to others.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        restore()
