@@ -13,7 +13,6 @@ from twinact.action import Action
 from twinact.backbones.base import TokenTable
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.groups import group_tokens
-from twinact.phrases import Phrase, load_phrases, parse_phrases
 from twinact.plots import map_png, scree_png
 from twinact.space import ActionSpace
 
@@ -390,36 +389,3 @@ def test_unusable_files_are_refused_by_name(space, tmp_path, damage, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         ActionSpace.load(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-# --- phrase list ----------------------------------------------------------------------------------------------------
-
-
-def test_phrase_lists_are_parsed():
-    parsed = parse_phrases("# Head\nlooking up\n\n# Hand\nhands on hips\n", "list")
-    assert parsed == (Phrase("looking up", "Head"), Phrase("hands on hips", "Hand"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("looking up\n", "line 1: phrase 'looking up' has no heading"),
-        ("# Head\nlooking  up\n", "line 2.*single spaces"),
-        ("# Head\nlooking up \n", "single spaces"),
-        ("# Head\nlooking <act>\n", "none of # < >"),
-        ("# Head\nnod\n# Hand\nNod\n", "line 4: phrase 'Nod' was already given in line 2"),
-        ("# Head\nnod\n# Head\nbow\n", "line 3: heading '# Head' is given twice"),
-        ("#\nnod\n", "empty"),
-        ("# Head\n# Hand\nwave\n", "no phrases under Head"),
-        ("", "no phrases"),
-    ],
-)
-def test_malformed_phrase_lists_are_refused(text, message):
-    with pytest.raises(DataError, match=message):
-        parse_phrases(text, "list")
-
-
-def test_shipped_phrases_are_complete():
-    phrases = load_phrases()
-    counts = {heading: sum(p.heading == heading for p in phrases) for heading in ("Head", "Hand", "Foot", "Body")}
-    assert len(phrases) == 832 and counts == dict.fromkeys(counts, 208)
