@@ -82,7 +82,7 @@ def test_every_picture_is_visited_once_an_epoch() -> None:
 
 
 def test_scheduler_reaches_zero_signal() -> None:
-    assert float(build_scheduler().alphas_cumprod[-1]) == 0.0
+    assert float(build_scheduler().alphas_cumprod[-1]) < 1e-7  # the solver takes logarithms, so not quite zero
 
 
 def _numbers(step: int) -> Iterator[torch.Tensor]:

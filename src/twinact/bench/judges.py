@@ -30,7 +30,7 @@ from twinact.world.bodies import ACTORS
 from twinact.world.draw import draw, joints
 from twinact.world.places import PLACES
 from twinact.world.pose import Pose
-from twinact.world.sampling import sample_camera, sample_free_pose
+from twinact.world.sampling import sample_free_camera, sample_free_pose
 from twinact.world.scene import WORLD_VERSION, Scene
 from twinact.world.skeleton import JOINT_NAMES, limb_angles
 
@@ -38,7 +38,7 @@ STREAM = 77
 # Of the pose features: sine and cosine of the rotation, clearance, torso and head.
 _WHOLE_BODY = 7
 # Share of the training pictures that are compressed; every how many-th one goes through the VAE.
-_COMPRESSED, _DECODED = 0.25, 4
+_COMPRESSED, _DECODED = 0.25, 8
 _OTHER_SIDE = {"l": "r", "r": "l"}
 _MIRRORED_JOINTS = [
     JOINT_NAMES.index(_OTHER_SIDE[name[0]] + name[1:] if name[1] == "_" else name) for name in JOINT_NAMES
@@ -64,7 +64,9 @@ class Judges(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.actors, self.places = tuple(ACTORS), tuple(PLACES)
-        self.fine = nn.Sequential(_conv(3, 32, 2), _conv(32, 64, 2), _Residual(64), _Residual(64))
+        self.fine = nn.Sequential(
+            _conv(3, 32, 2), _Residual(32), _conv(32, 64, 2), _Residual(64), _Residual(64)
+        )  # fmt: skip
         self.middle = nn.Sequential(_conv(64, 96, 2), _Residual(96))
         self.coarse = nn.Sequential(_conv(96, 160, 2), _Residual(160))
         self.rise_middle = nn.Sequential(nn.Conv2d(160 + 96, 96, 1), _Residual(96))
@@ -199,7 +201,7 @@ def free_scene(rng: np.random.Generator) -> Scene:
     """Any actor of the world in any place in a freely drawn pose."""
     actors, places = list(ACTORS), list(PLACES)
     actor, place = actors[rng.integers(len(actors))], places[rng.integers(len(places))]
-    return Scene(actor, sample_free_pose(rng), place, sample_camera(rng), int(rng.integers(2**31)))
+    return Scene(actor, sample_free_pose(rng), place, sample_free_camera(rng), int(rng.integers(2**31)))
 
 
 def train_judges(

@@ -79,7 +79,7 @@ class Recipe:
     unet: Fit = field(default_factory=lambda: Fit(3_000_000, 48, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
-    judge: Fit = field(default_factory=lambda: Fit(700_000, 64, 1.5e-3))
+    judge: Fit = field(default_factory=lambda: Fit(1_400_000, 64, 1.5e-3))
 
 
 RECIPE = Recipe()

@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessorPil
 
 from twinact.backbones import load
 from twinact.bench.judges import Judges, train_judges
-from twinact.nano.data import drawn_part
+from twinact.nano.data import drawn_part, trained_part
 from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import contact_sheet
 from twinact.nano.recipe import Recipe
@@ -121,8 +121,6 @@ def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any, vision: Any) -> St
 
 def preview_sheet(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Image.Image:
     """A sheet of fixed prompts and seeds: one row an actor, one column an action, one place a row."""
-    from twinact.nano.data import trained_part
-
     part = trained_part(recipe)
     actors = [part.actors[i * len(part.actors) // 4] for i in range(4)]
     prompts = [

@@ -153,7 +153,7 @@ class PartialPose:
         """Whether the action is right: every named degree of freedom lies within its tolerance."""
         return all(error <= self.targets[name].tolerance for name, error in self.errors(pose).items())
 
-    def sample(self, base: Pose, rng: np.random.Generator, spread: float = 0.4) -> Pose:
+    def sample(self, base: Pose, rng: np.random.Generator, spread: float = 0.25) -> Pose:
         """`base` with every named value drawn uniformly within ± `spread` tolerances of its target."""
         drawn = {n: t.value + spread * t.tolerance * rng.uniform(-1, 1) for n, t in self.targets.items()}
         return base.with_values({n: float(np.clip(v, DOFS[n].low, DOFS[n].high)) for n, v in drawn.items()})

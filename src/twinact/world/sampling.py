@@ -15,10 +15,10 @@ from twinact.world.scene import Camera, Scene
 from twinact.world.splits import is_held_out_pose
 
 # What a caption leaves unsaid varies this much around standing at ease (uniform, ±, in the unit of each dof).
-REST_JITTER = {"torso_lean": 4, "head_tilt": 6, "head_turn": 12, "head_nod": 6} | {
+REST_JITTER = {"torso_lean": 3, "head_tilt": 4, "head_turn": 8, "head_nod": 4} | {
     f"{side}_{part}": size
     for side in "lr"
-    for part, size in (("shoulder", 10), ("elbow", 14), ("hip", 5), ("knee", 5), ("hand", 0.3))
+    for part, size in (("shoulder", 6), ("elbow", 8), ("hip", 3), ("knee", 3), ("hand", 0.3))
 }
 _JITTER = np.array([REST_JITTER.get(name, 0.0) for name in DOF_NAMES])
 _REST = np.array([dof.rest for dof in DOFS.values()])
@@ -54,8 +54,11 @@ def rest_pose(rng: np.random.Generator) -> Pose:
 
 
 def sample_camera(rng: np.random.Generator) -> Camera:
-    """Scale and position as nano sees them in training."""
-    return Camera(scale=rng.uniform(0.88, 1.08), x=rng.uniform(0.4, 0.6), y=rng.uniform(0.87, 0.92))
+    """Scale and position as nano sees them in training: centred, so that the words tell where the limbs are.
+
+    At high noise a figure that may stand anywhere is a blur wider than its limbs, and the pose is drawn from that blur.
+    """
+    return Camera(scale=rng.uniform(0.95, 1.03), x=rng.uniform(0.47, 0.53), y=rng.uniform(0.885, 0.905))
 
 
 def sample_described(rng: np.random.Generator, part: Part) -> Described:
@@ -75,6 +78,11 @@ def sample_described(rng: np.random.Generator, part: Part) -> Described:
     return Described(scene, caption(scene.actor, phrases, said_place, rng), phrases)
 
 
+def sample_free_camera(rng: np.random.Generator) -> Camera:
+    """Scale and position for judges, which must see figures wherever they stand."""
+    return Camera(scale=rng.uniform(0.88, 1.08), x=rng.uniform(0.4, 0.6), y=rng.uniform(0.87, 0.92))
+
+
 def sample_free_pose(rng: np.random.Generator) -> Pose:
     """A pose uniform over wide ranges, without regard to any phrase; for judges that must favour no vocabulary."""
     low = np.array([dof.low for dof in DOFS.values()])
@@ -82,8 +90,10 @@ def sample_free_pose(rng: np.random.Generator) -> Pose:
     values = rng.uniform(low, high)
     rest = _REST + _JITTER * rng.uniform(-1, 1, len(_REST))
     names = list(DOF_NAMES)
-    if rng.random() < 0.7:  # most figures stand upright, on the ground
-        values[names.index("root_rotation")] = rng.normal(0, 12)
+    # Most figures stand upright, on the ground. A turned body that leans back looks like an upright one that leans, but
+    # for the line between its hips, a few pixels long; so what is likelier must be as unequal here as it is in life.
+    if rng.random() < 0.7:
+        values[names.index("root_rotation")] = rng.normal(0, 3)
     if rng.random() < 0.7:
         values[names.index("clearance")] = 0.0
     if rng.random() < 0.7:
