@@ -1,15 +1,53 @@
-"""What several test files start from."""
+"""What several test files start from; tests only read it."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
+from small import exemplars_in
 from tiny import tiny_sd
+from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
+from twinact.encoders import LatentActionEncoder
+from twinact.encoders.head import EncoderConfig
+from twinact.exemplars import Exemplars, load_exemplars
+from twinact.space import ActionSpace
+
+PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny Stable Diffusion; tests only read it."""
+    """The folder of a tiny Stable Diffusion."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_sd().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return StableDiffusion(tiny_sd(), "tiny@0")
+
+
+@pytest.fixture(scope="module")
+def space(backbone: Backbone) -> ActionSpace:
+    return ActionSpace.build(
+        backbone.token_tables(), PHRASES, slots=3, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder() -> LatentActionEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return LatentActionEncoder(EncoderConfig(in_channels=4, pose_targets=5, width=8, blocks=1, feature_dim=16))
+
+
+@pytest.fixture(scope="module")
+def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
+    """Three pictures, one with a caption of its own."""
+    folder = tmp_path_factory.mktemp("exemplars")
+    exemplars_in(folder)
+    (folder / "0.txt").write_text("a robot <act> in the park")
+    return load_exemplars(folder, 32)

@@ -13,7 +13,6 @@ from twinact import workflow
 from twinact.action import Action
 from twinact.cli import app
 from twinact.configs import LearnConfig
-from twinact.outputs import PictureFolder, new_file, new_folder
 from twinact.space import ActionSpace
 from twinact.train import StepRecord
 
@@ -388,15 +387,3 @@ def test_nano_training_refuses_other_folders_and_parts(tmp_path: Path) -> None:
     assert "is not empty" in refused("nano", "train", "--out", "full")
     assert "'brain'" in refused("nano", "train", "--out", "new", "--parts", "brain", code=2)
     assert not (tmp_path / "new").exists()
-
-
-def test_outputs(tmp_path: Path) -> None:
-    assert new_file(tmp_path / "a") == tmp_path / "a"
-    assert new_folder(tmp_path / "b") == tmp_path / "b"
-    folder = PictureFolder(tmp_path / "p")
-    assert not (tmp_path / "p").exists()
-    image = Image.new("RGB", (4, 4))
-    assert folder.add(image, "a_b", {"seed": 3}, "ü").name == "a_b_00000_3.png"
-    assert PictureFolder(tmp_path / "p").add(image, "c-d", {"seed": 4}, "").name == "c-d_00001_4.png"
-    with Image.open(tmp_path / "p/a_b_00000_3.png") as saved:
-        assert saved.text["parameters"] == "ü"

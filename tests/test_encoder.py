@@ -12,13 +12,6 @@ from twinact.errors import CheckpointError
 from twinact.losses import denoising_loss, similarity_loss
 
 
-@pytest.fixture(scope="module")
-def encoder() -> LatentActionEncoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return LatentActionEncoder(EncoderConfig(in_channels=4, pose_targets=5, width=8, blocks=1, feature_dim=16))
-
-
 def test_encoder_reads_any_size_and_saves(encoder: LatentActionEncoder, tmp_path: Path) -> None:
     assert load_action_encoder(tmp_path) is None
     encoder.save(tmp_path / FOLDER)

@@ -1,23 +1,20 @@
 """Generation: what does not depend on the model's family; see test_backbones.py for what does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from families import pixels
-from tiny import tiny_sd
 from twinact.backbones.base import Backbone
-from twinact.backbones.sd import StableDiffusion
 from twinact.errors import ConfigError, DataError
+from twinact.outputs import PictureFolder, new_file, new_folder
 from twinact.sample import generate
 
 PROMPTS = ["a robot <act> in a park", "a cat <act>", "<act> on the moon", "a dog <act>"]
 SEEDS = [7, 8, 9, 7]
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return StableDiffusion(tiny_sd(), "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +64,15 @@ def test_wrong_arguments_are_one_line_errors(backbone: Backbone, vectors: dict[s
         generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=0)
     with pytest.raises(ConfigError, match="batch_size is 0"):
         generate(backbone, PROMPTS, vectors, seeds=SEEDS, batch_size=0)
+
+
+def test_outputs(tmp_path: Path) -> None:
+    assert new_file(tmp_path / "a") == tmp_path / "a"
+    assert new_folder(tmp_path / "b") == tmp_path / "b"
+    folder = PictureFolder(tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+    image = Image.new("RGB", (4, 4))
+    assert folder.add(image, "a_b", {"seed": 3}, "ü").name == "a_b_00000_3.png"
+    assert PictureFolder(tmp_path / "p").add(image, "c-d", {"seed": 4}, "").name == "c-d_00001_4.png"
+    with Image.open(tmp_path / "p/a_b_00000_3.png") as saved:
+        assert saved.text["parameters"] == "ü"

@@ -12,69 +12,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tiny import tiny_sd
 from twinact.action import Action
 from twinact.backbones.base import Backbone
-from twinact.backbones.sd import StableDiffusion
 from twinact.configs import LearnConfig, RunConfig
-from twinact.encoders import ActionEncoder, LatentActionEncoder
-from twinact.encoders.head import EncoderConfig
+from twinact.encoders import LatentActionEncoder
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
-from twinact.exemplars import Exemplars, load_exemplars
+from twinact.exemplars import Exemplars
 from twinact.files import read_safetensors, tensor_hash
-from twinact.methods import Batch, Method, TextualInversion, TwinAct, make_method
+from twinact.methods import Batch, TextualInversion, make_method
 from twinact.space import ActionSpace
 from twinact.train import StepRecord, draw_batch, encode_exemplars, rate_share, step_generator
 from twinact.train import train as train_with_defaults
 
-PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
 INVERSION = replace(TWINACT, method="textual-inversion")
 RUN = RunConfig(checkpoint_every=2)
 train = partial(train_with_defaults, run=RUN)
 BOTH = pytest.mark.parametrize("config", [TWINACT, INVERSION], ids=lambda config: config.method)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return StableDiffusion(tiny_sd(), "tiny@0")
-
-
-@pytest.fixture(scope="module")
-def space(backbone: Backbone) -> ActionSpace:
-    return ActionSpace.build(
-        backbone.token_tables(),
-        PHRASES,
-        slots=3,
-        model_id=backbone.model_id,
-        tokenizer_hash=backbone.tokenizer_hash,
-    )
-
-
-@pytest.fixture(scope="module")
-def encoder() -> LatentActionEncoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return LatentActionEncoder(EncoderConfig(in_channels=4, pose_targets=5, width=8, blocks=1, feature_dim=16))
-
-
-@pytest.fixture(scope="module")
-def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
-    folder = tmp_path_factory.mktemp("exemplars")
-    for index in range(3):
-        picture = Image.new("RGB", (32, 32), (80 * index, 200 - 60 * index, 40))
-        picture.paste((250, 250, 250), (4 + 6 * index, 4, 16 + 6 * index, 28))
-        picture.save(folder / f"{index}.png")
-    (folder / "0.txt").write_text("a robot <act> in the park")
-    return load_exemplars(folder, 32)
-
-
-def make(config: LearnConfig, backbone: Backbone, space: ActionSpace, encoder: ActionEncoder | None) -> Method:
-    """A method as a new process would make it."""
-    return make_method(config, backbone, space, encoder)
 
 
 def stop_after(step: int) -> Callable[[StepRecord], None]:
@@ -110,7 +66,7 @@ def test_run_folder_is_complete_and_the_backbone_untouched(
     tmp_path: Path,
 ) -> None:
     before, encoder_before = weights_hash(backbone), tensor_hash(encoder.state_dict())
-    method = make(config, backbone, space, encoder)
+    method = make_method(config, backbone, space, encoder)
     seen: list[StepRecord] = []
     result = train(method, backbone, exemplars, config, tmp_path, seen.append)
 
@@ -133,7 +89,7 @@ def test_run_folder_is_complete_and_the_backbone_untouched(
     assert result.action_path == tmp_path / "leap.action.safetensors"
     assert [v.shape for v in action.vectors] == [(3, 32)] and action.model_id == backbone.model_id
     assert action.meta["config"] == config.to_dict() and action.meta["exemplars"] == list(exemplars.hashes)
-    start = make(config, backbone, space, encoder)
+    start = make_method(config, backbone, space, encoder)
     start.attach(backbone)
     assert not torch.equal(action.vectors[0], start.action("leap", {}).vectors[0])
 
@@ -150,7 +106,7 @@ def test_loss_falls(
     """The same noise and times before and after: what is compared is what was learned."""
     config = LearnConfig(name="leap", method=method, steps=40, batch_size=8, learning_rate=0.1)
     latents = encode_exemplars(backbone, exemplars)
-    trial = make(config, backbone, space, encoder)
+    trial = make_method(config, backbone, space, encoder)
 
     def mean_loss() -> float:
         with torch.no_grad():
@@ -175,14 +131,14 @@ def test_resume_equals_uninterrupted_to_the_bit(
     exemplars: Exemplars,
     tmp_path: Path,
 ) -> None:
-    whole = train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path / "whole")
+    whole = train(make_method(config, backbone, space, encoder), backbone, exemplars, config, tmp_path / "whole")
     pieces = tmp_path / "pieces"
     for step in stops:
         with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step} of 6"):
-            train(make(config, backbone, space, encoder), backbone, exemplars, config, pieces, stop_after(step))
+            train(make_method(config, backbone, space, encoder), backbone, exemplars, config, pieces, stop_after(step))
         torch.rand(5)  # the global generator must not matter
         assert not (pieces / "leap.action.safetensors").exists()
-    result = train(make(config, backbone, space, encoder), backbone, exemplars, config, pieces)
+    result = train(make_method(config, backbone, space, encoder), backbone, exemplars, config, pieces)
 
     assert result.resumed_from == stops[-1]
     assert torch.equal(result.action.vectors[0], whole.action.vectors[0])
@@ -193,7 +149,7 @@ def test_resume_equals_uninterrupted_to_the_bit(
 def test_killed_between_checkpoints_takes_the_lost_steps_again(
     backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
 ) -> None:
-    whole = train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path / "whole")
+    whole = train(make_method(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path / "whole")
 
     def die(record: StepRecord) -> None:
         if record.step == 5:
@@ -201,7 +157,7 @@ def test_killed_between_checkpoints_takes_the_lost_steps_again(
 
     pieces = tmp_path / "pieces"
     with pytest.raises(RuntimeError, match="power cut"):
-        train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, pieces, die)
+        train(make_method(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, pieces, die)
     with open(pieces / "log.jsonl", "a") as file:
         file.write('{"step": 6, "ste')  # a line cut by the kill
     newest = max((pieces / "checkpoint").iterdir())
@@ -210,7 +166,7 @@ def test_killed_between_checkpoints_takes_the_lost_steps_again(
     data[-3] ^= 1  # a flipped bit: the checkpoint before it must do
     newest.write_bytes(data)
 
-    result = train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, pieces)
+    result = train(make_method(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, pieces)
     assert result.resumed_from == 2
     assert torch.equal(result.action.vectors[0], whole.action.vectors[0])
     assert log_of(pieces) == log_of(tmp_path / "whole")
@@ -220,11 +176,11 @@ def test_only_damaged_checkpoints_is_an_error(
     backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path, stop_after(3))
+        train(make_method(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path, stop_after(3))
     for path in (tmp_path / "checkpoint").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="no checkpoint is whole"):
-        train(make(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path)
+        train(make_method(TWINACT, backbone, space, encoder), backbone, exemplars, TWINACT, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -255,9 +211,9 @@ def test_a_finished_run_says_so_and_changes_nothing(
     exemplars: Exemplars,
     tmp_path: Path,
 ) -> None:
-    first = train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    first = train(make_method(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
     files = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*")}
-    again = train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    again = train(make_method(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
     assert again.already_done and again.resumed_from == 6 and again.terms == first.terms
     assert torch.equal(again.action.vectors[0], first.action.vectors[0])
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*")} == files
@@ -271,17 +227,17 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(
     tmp_path: Path,
 ) -> None:
     config = replace(TWINACT, steps=1)
-    train(make(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    train(make_method(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
     other = replace(config, seed=4, prior_weight=0.5)
     with pytest.raises(ConfigError, match=r"other settings: prior_weight \(0.001 .*seed \(3 there, 4 now\)") as caught:
-        train(make(other, backbone, space, encoder), backbone, exemplars, other, tmp_path)
+        train(make_method(other, backbone, space, encoder), backbone, exemplars, other, tmp_path)
     assert "steps" not in str(caught.value)
     renamed = replace(exemplars, captions=("a dog <act>", *exemplars.captions[1:]))
     with pytest.raises(ConfigError, match=r"other settings: captions"):
-        train(make(config, backbone, space, encoder), backbone, renamed, config, tmp_path)
+        train(make_method(config, backbone, space, encoder), backbone, renamed, config, tmp_path)
     smaller = space.truncated(2)
     with pytest.raises(ConfigError, match=r"parts\.space"):
-        train(make(config, backbone, smaller, encoder), backbone, exemplars, config, tmp_path)
+        train(make_method(config, backbone, smaller, encoder), backbone, exemplars, config, tmp_path)
 
 
 def test_folders_that_are_not_runs_are_left_alone(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
@@ -378,77 +334,3 @@ def test_rate_falls_to_a_tenth() -> None:
     assert shares[0] == 1.0 and shares[-1] == pytest.approx(0.1) and shares == sorted(shares, reverse=True)
     assert rate_share(replace(config, schedule="constant"), 10) == 1.0
     assert rate_share(replace(config, steps=1), 0) == 1.0
-
-
-def _batch(backbone: Backbone, exemplars: Exemplars) -> Batch:
-    return draw_batch(backbone, encode_exemplars(backbone, exemplars), exemplars.captions, TWINACT, 0)
-
-
-def test_twinact_adds_its_terms_with_their_weights(
-    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars
-) -> None:
-    start = torch.full((space.slots, space.rank), 0.5)
-    method = TwinAct(space, encoder, learning_rate=0.1, similarity_weight=2.0, prior_weight=0.25, start=start)
-    method.attach(backbone)
-    batch = _batch(backbone, exemplars)
-    terms = method.loss(backbone, batch, torch.Generator())
-    torch.testing.assert_close(terms["prior"].detach(), torch.tensor(0.25))
-    wanted = terms["denoising"] + 2.0 * terms["similarity"] + 0.25 * terms["prior"]
-    torch.testing.assert_close(terms["loss"], wanted)
-    # The similarity alone must teach the coefficients, through estimate, denoiser and text encoder.
-    terms["similarity"].backward()
-    assert float(method.leading.grad.abs().max()) > 0  # type: ignore[union-attr]
-    # It compares with partners, not with the picture itself.
-    itself = replace(batch, partners=batch.latents)
-    assert not torch.equal(method.loss(backbone, itself, torch.Generator())["similarity"], terms["similarity"])
-
-
-def test_rank_learns_only_leading_components(
-    backbone: Backbone, space: ActionSpace, exemplars: Exemplars, tmp_path: Path
-) -> None:
-    config = replace(TWINACT, rank=2, similarity_weight=0.0, start="jumping on the moon")
-    action = train(make(config, backbone, space, None), backbone, exemplars, config, tmp_path).action
-    assert action.coefficients is not None and action.space_hash == space.hash
-    phrase = space.project_phrase("jumping on the moon")[0]
-    assert torch.equal(action.coefficients[:, 2:], phrase[:, 2:])
-    assert not torch.equal(action.coefficients[:, :2], phrase[:, :2])
-
-
-def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
-    (table,) = backbone.token_tables()
-
-    def start(word: str | None) -> Tensor:
-        method = TextualInversion(2, 1e-3, word)
-        method.attach(backbone)
-        return method.vectors[0].detach()
-
-    assert torch.equal(start("robot"), table.embed("robot").repeat(2, 1))
-    torch.testing.assert_close(start("red robot"), table.embed("red robot").mean(0).repeat(2, 1))
-    # The tiny vocabulary spells "posing" in letters.
-    assert len(table.ids("posing")) > 1
-    torch.testing.assert_close(start(None), table.weight.mean(0).repeat(2, 1))
-
-
-def test_parts_that_do_not_fit_are_refused(
-    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match="set similarity_weight to 0"):
-        make(TWINACT, backbone, space, None)
-    with pytest.raises(ConfigError, match="needs an action space"):
-        make_method(TWINACT, backbone, None, encoder)
-    with pytest.raises(ConfigError, match="slots 2 differs from the 3"):
-        make(replace(TWINACT, slots=2), backbone, space, encoder)
-    with pytest.raises(ConfigError, match=f"rank 99 is more than the {space.rank}"):
-        make(replace(TWINACT, rank=99), backbone, space, encoder)
-    with pytest.raises(ConfigError, match="build a space for it"):
-        make(TWINACT, backbone, replace(space, model_id="other@1"), encoder).attach(backbone)
-    with pytest.raises(ConfigError, match="start has shape"):
-        TwinAct(
-            space, encoder, learning_rate=1.0, similarity_weight=1.0, prior_weight=0.0, start=torch.zeros(1, space.rank)
-        )
-    run = tmp_path / "run"
-    with pytest.raises(ConfigError, match="method 'twinact' and a 'textual-inversion' was given"):
-        train(TextualInversion(3, 5e-3), backbone, exemplars, TWINACT, run)
-    with pytest.raises(ConfigError, match="load them with size=32"):
-        train(TextualInversion(3, 5e-3), backbone, replace(exemplars, size=64), INVERSION, run)
-    assert not run.exists()

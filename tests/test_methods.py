@@ -1,0 +1,94 @@
+"""The methods: their terms, their starting points, and what does not fit together."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from twinact.backbones.base import Backbone
+from twinact.configs import LearnConfig
+from twinact.encoders import LatentActionEncoder
+from twinact.errors import ConfigError
+from twinact.exemplars import Exemplars
+from twinact.methods import Batch, TextualInversion, TwinAct, make_method
+from twinact.space import ActionSpace
+from twinact.train import draw_batch, encode_exemplars, train
+
+TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
+INVERSION = replace(TWINACT, method="textual-inversion")
+
+
+def _batch(backbone: Backbone, exemplars: Exemplars) -> Batch:
+    return draw_batch(backbone, encode_exemplars(backbone, exemplars), exemplars.captions, TWINACT, 0)
+
+
+def test_twinact_adds_its_terms_with_their_weights(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars
+) -> None:
+    start = torch.full((space.slots, space.rank), 0.5)
+    method = TwinAct(space, encoder, learning_rate=0.1, similarity_weight=2.0, prior_weight=0.25, start=start)
+    method.attach(backbone)
+    batch = _batch(backbone, exemplars)
+    terms = method.loss(backbone, batch, torch.Generator())
+    torch.testing.assert_close(terms["prior"].detach(), torch.tensor(0.25))
+    wanted = terms["denoising"] + 2.0 * terms["similarity"] + 0.25 * terms["prior"]
+    torch.testing.assert_close(terms["loss"], wanted)
+    # The similarity alone must teach the coefficients, through estimate, denoiser and text encoder.
+    terms["similarity"].backward()
+    assert float(method.leading.grad.abs().max()) > 0  # type: ignore[union-attr]
+    # It compares with partners, not with the picture itself.
+    itself = replace(batch, partners=batch.latents)
+    assert not torch.equal(method.loss(backbone, itself, torch.Generator())["similarity"], terms["similarity"])
+
+
+def test_rank_learns_only_leading_components(
+    backbone: Backbone, space: ActionSpace, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    config = replace(TWINACT, rank=2, similarity_weight=0.0, start="jumping on the moon")
+    action = train(make_method(config, backbone, space, None), backbone, exemplars, config, tmp_path).action
+    assert action.coefficients is not None and action.space_hash == space.hash
+    phrase = space.project_phrase("jumping on the moon")[0]
+    assert torch.equal(action.coefficients[:, 2:], phrase[:, 2:])
+    assert not torch.equal(action.coefficients[:, :2], phrase[:, :2])
+
+
+def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
+    (table,) = backbone.token_tables()
+
+    def start(word: str | None) -> Tensor:
+        method = TextualInversion(2, 1e-3, word)
+        method.attach(backbone)
+        return method.vectors[0].detach()
+
+    assert torch.equal(start("robot"), table.embed("robot").repeat(2, 1))
+    torch.testing.assert_close(start("red robot"), table.embed("red robot").mean(0).repeat(2, 1))
+    # The tiny vocabulary spells "posing" in letters.
+    assert len(table.ids("posing")) > 1
+    torch.testing.assert_close(start(None), table.weight.mean(0).repeat(2, 1))
+
+
+def test_parts_that_do_not_fit_are_refused(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="set similarity_weight to 0"):
+        make_method(TWINACT, backbone, space, None)
+    with pytest.raises(ConfigError, match="needs an action space"):
+        make_method(TWINACT, backbone, None, encoder)
+    with pytest.raises(ConfigError, match="slots 2 differs from the 3"):
+        make_method(replace(TWINACT, slots=2), backbone, space, encoder)
+    with pytest.raises(ConfigError, match=f"rank 99 is more than the {space.rank}"):
+        make_method(replace(TWINACT, rank=99), backbone, space, encoder)
+    with pytest.raises(ConfigError, match="build a space for it"):
+        make_method(TWINACT, backbone, replace(space, model_id="other@1"), encoder).attach(backbone)
+    with pytest.raises(ConfigError, match="start has shape"):
+        TwinAct(
+            space, encoder, learning_rate=1.0, similarity_weight=1.0, prior_weight=0.0, start=torch.zeros(1, space.rank)
+        )
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="method 'twinact' and a 'textual-inversion' was given"):
+        train(TextualInversion(3, 5e-3), backbone, exemplars, TWINACT, run)
+    with pytest.raises(ConfigError, match="load them with size=32"):
+        train(TextualInversion(3, 5e-3), backbone, replace(exemplars, size=64), INVERSION, run)
+    assert not run.exists()
