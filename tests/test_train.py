@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny import tiny_sd
 from twinact.action import Action
 from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
 from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import LatentActionEncoder
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
@@ -238,6 +240,16 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(
     smaller = space.truncated(2)
     with pytest.raises(ConfigError, match=r"parts\.space"):
         train(make_method(config, backbone, smaller, encoder), backbone, exemplars, config, tmp_path)
+
+
+def test_a_run_goes_on_when_the_folder_of_the_model_was_renamed(exemplars: Exemplars, tmp_path: Path) -> None:
+    config = replace(INVERSION, steps=1)
+    for name, done in (("tiny@0", False), ("renamed@0", True)):
+        backbone = StableDiffusion(tiny_sd(), name)
+        result = train(TextualInversion(3, 5e-3), backbone, exemplars, config, tmp_path)
+        assert result.already_done is done
+    with pytest.raises(ConfigError, match=r"backbone \('tiny@0' there, 'tiny@1' now\)"):
+        train(TextualInversion(3, 5e-3), StableDiffusion(tiny_sd(), "tiny@1"), exemplars, config, tmp_path)
 
 
 def test_folders_that_are_not_runs_are_left_alone(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
+from twinact.backbones.weights import denoiser_weights
 from twinact.errors import ConfigError
 
 # Positions of T5, with or without a T5 to fill them: the default of the stock pipeline.
@@ -66,6 +67,7 @@ class StableDiffusion3(Backbone):
         pipeline = StableDiffusion3Pipeline.from_pretrained(
             folder,
             dtype=dtype,
+            variant=denoiser_weights(folder)[1],
             use_safetensors=True,
             local_files_only=True,
             feature_extractor=None,
