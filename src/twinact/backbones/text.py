@@ -172,6 +172,20 @@ def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
     return checkpoint(visit, use_reentrant=False)
 
 
+@contextmanager
+def cuts_untold() -> Iterator[None]:
+    """While open, nothing is said of prompts that are too long: for work that meets the same ones again and again."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(drop)
+    try:
+        yield
+    finally:
+        log.removeFilter(drop)
+
+
 def by_encoder(
     vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None, encoders: int, model_id: str
 ) -> list[dict[str, Float[Tensor, "_ _"]]]:
