@@ -180,7 +180,9 @@ def test_half_precision_files_are_read_where_there_are_no_others(
     folder = Path(shutil.copytree(folders[name], tmp_path / name))
     full = load(folder, "cpu")
     for path in list(folder.rglob("*.safetensors")):
-        save_file({key: w.half() for key, w in load_file(path).items()}, path.with_name(f"{path.stem}.fp16.safetensors"))
+        save_file(
+            {key: w.half() for key, w in load_file(path).items()}, path.with_name(f"{path.stem}.fp16.safetensors")
+        )
     both = load(folder, "cpu")
     assert both.model_id == full.model_id  # as before they came
     assert torch.equal(both.encode_text(PROMPTS).hidden, full.encode_text(PROMPTS).hidden)
