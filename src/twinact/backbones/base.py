@@ -127,7 +127,7 @@ class Backbone(ABC):
                 `slots` positions. Differentiable.
 
         Raises:
-            DataError: A prompt is so long that a placeholder would be cut, or a tensor has the wrong shape.
+            DataError: A placeholder stands further back than any text encoder reads, or a tensor has the wrong shape.
         """
 
     @abstractmethod

@@ -87,7 +87,8 @@ class Flux(Backbone):
     ) -> TextCond:
         tables = self.token_tables()
         own = by_encoder(vectors, len(tables), self.model_id)
-        clip = encode(self._clip, splice(tables[0], prompts, own[0], self._tokenizers[0].model_max_length))
+        length = self._tokenizers[0].model_max_length
+        clip = encode(self._clip, splice(tables[0], prompts, own[0], length, needed=False))  # T5 reads on
         t5 = encode(self._t5, splice(tables[1], prompts, own[1], self._t5_length))
         return TextCond(t5.last_hidden_state.to(self.dtype), clip.pooler_output)
 
