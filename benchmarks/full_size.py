@@ -1,7 +1,8 @@
 """What learning takes on the real architectures: seconds and memory of a step, with and without each saving.
 
 The models have random weights, which cost as much as learned ones. Without a GPU only what can be counted is written:
-parameters, and the arithmetic of a step.
+parameters, the arithmetic of a step, and what it keeps for its backward pass. Models that are not asked for (--only)
+stay in the results as they were.
 
 python benchmarks/full_size.py benchmarks/results/full_size.json [--only sdxl] [--toy]
 """
@@ -61,6 +62,7 @@ from twinact.phrases import load_phrases
 from twinact.processes import this_process
 from twinact.train import draw_batch, step_generator
 
+AIM = "a step of sdxl with one picture of 1024 pixels in less than 12 GiB"
 CAPTION = f"a woman {PLACEHOLDER} in a park"
 WARM_STEPS, STEPS = 3, 10
 GIB = 2**30
@@ -227,7 +229,10 @@ def half(device: str) -> Iterator[None]:
 
 
 def counted(name: str, toy: bool) -> dict[str, Any]:
-    """Parameters of each network, and the operations of a step with one picture, on tensors without memory."""
+    """Parameters of each network, operations of a step with one picture and what it keeps, on tensors without memory.
+
+    Kept are the activations that a CPU's operators need for the backward pass; those of a GPU differ a little.
+    """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with ExitStack() as weights:
         weights.enter_context(fake)
@@ -235,18 +240,39 @@ def counted(name: str, toy: bool) -> dict[str, Any]:
         backbone = MODELS[name](toy, weights)
     tables = backbone.token_tables()
     t = backbone.noising.sample_t(1, torch.Generator())
-    with fake, FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+
+    def loss() -> torch.Tensor:
         vectors = [torch.zeros(3, table.width, requires_grad=True) for table in tables]
         cond = backbone.encode_text([CAPTION], {PLACEHOLDER: vectors})
         x_t = torch.zeros(1, *backbone.latent_shape, dtype=backbone.dtype)
-        backbone.predict(x_t, t, cond).float().square().mean().backward()
+        return backbone.predict(x_t, t, cond).float().square().mean()
+
+    with fake, FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        loss().backward()
     networks = {n: m for n, m in backbone.pipeline().components.items() if isinstance(m, torch.nn.Module)}
     sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
+    own = {tensor.untyped_storage()._cdata for m in networks.values() for tensor in [*m.parameters(), *m.buffers()]}
+
+    def kept(recompute: bool) -> float:
+        stored: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            stored[storage._cdata] = storage
+            return tensor
+
+        watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with fake, backbone.saving(Savings(recompute=recompute)), watched, torch.autocast("cpu", torch.bfloat16):
+            loss()
+        return sum(storage.nbytes() for key, storage in stored.items() if key not in own) / GIB
+
     return {
         "pixels": backbone.image_size,
         "parameters": sizes,
         "weights in bf16, GiB": round(2 * sum(sizes.values()) / GIB, 2),
         "10^12 operations a step": round(counter.get_total_flops() / 1e12, 6),
+        "kept for backward, GiB": round(kept(recompute=False), 4),
+        "kept for backward with activation checkpointing, GiB": round(kept(recompute=True), 4),
     }
 
 
@@ -292,38 +318,32 @@ def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
     return row
 
 
-def benchmark(names: list[str], toy: bool) -> dict[str, Any]:
-    """The whole document; every measurement has a process of its own, so that none inherits another's memory."""
+def benchmark(name: str, toy: bool) -> dict[str, Any]:
+    """All about a model; every measurement has a process of its own, so that none inherits another's memory."""
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     peak = next((value for key, value in PEAKS.items() if key in device), None)
-    models: dict[str, Any] = {}
-    for name in names:
-        models[name] = counted(name, toy)
-        if not gpu and not toy:
-            models[name]["measured"] = "not run: there was no GPU"
-            continue
-        rows = {}
-        for variant, (savings, cached) in VARIANTS.items():
+    facts, rows = counted(name, toy), {}
+    for variant, (savings, cached) in VARIANTS.items():
+        row: dict[str, Any] = {"not run": "there was no GPU"}
+        if gpu or toy:
             command = [sys.executable, __file__, "-", "--one", name, variant, *(["--toy"] if toy else [])]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                lines = done.stderr.strip().splitlines() or ["killed"]
-                row: dict[str, Any] = {"failed": lines[-1][:300]}
+                row = {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:300]}
             else:
                 row = json.loads(done.stdout.splitlines()[-1])
                 if peak is not None:
-                    rate = models[name]["10^12 operations a step"] / row["seconds a step"]
+                    rate = facts["10^12 operations a step"] / row["seconds a step"]
                     row["share of the GPU's peak"] = round(rate / peak, 4)
-            rows[variant] = {**asdict(savings), "cached latents": cached, **row}
-        models[name]["measured"] = rows
+        rows[variant] = {**asdict(savings), "cached latents": cached, **row}
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": device,
         "scale": "toy" if toy else "full",
         "versions": {package: version(package) for package in ("torch", "diffusers", "transformers")},
-        "picture a step": 1,
-        "models": models,
+        "counted": facts,
+        "measured": rows,
     }
 
 
@@ -368,7 +388,11 @@ def main() -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         print(json.dumps(measured(*given.one, toy=given.toy, device=device)))
         return
-    given.results.write_text(json.dumps(benchmark(given.only or list(MODELS), given.toy), indent=2) + "\n")
+    models = json.loads(given.results.read_text())["models"] if given.results.is_file() else {}
+    for name in given.only or MODELS:
+        models[name] = benchmark(name, given.toy)
+        document = {"aim": AIM, "pictures a step": 1, "models": models}
+        given.results.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

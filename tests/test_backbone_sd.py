@@ -8,6 +8,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub.errors import GatedRepoError
 from transformers import CLIPImageProcessor
 
 from tiny import tiny_sd
@@ -101,6 +102,13 @@ def test_load_says_what_is_wrong_with_a_name(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="neither a folder here nor reachable"):
         load("nobody/nothing")
+
+    def gated(*names: str) -> None:
+        raise GatedRepoError.__new__(GatedRepoError)  # to make one takes the HTTP library of this version of the hub
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", gated)
+    with pytest.raises(DataError, match=r"accept its licence at https://huggingface\.co/some/model, then log in"):
+        load("some/model")
 
 
 def test_load_refuses_other_families(own_folder: Path) -> None:

@@ -91,8 +91,24 @@ def test_long_prompt_is_cut_after_the_placeholder_only(name: str, caplog: pytest
         assert not caplog.records
         backbone.encode_text([f"{fits} in a park"], vectors)
     assert "in a park" in caplog.text
-    with pytest.raises(DataError, match=r"puts <act> beyond the 22 tokens that text_encoder reads"):
-        backbone.encode_text(["cat " + fits], vectors)
+    # Where T5 reads on, it is T5 that must find the placeholder.
+    table, length = {"sd3": (2, 256), "flux": (1, 512), "flux-schnell": (1, 256)}.get(name, (0, 24))
+    encoder = backbone.token_tables()[table]
+    room = length - len(encoder.tokenizer("").input_ids)
+    backbone.encode_text(["cat " * (room - 3) + "<act>"], vectors)
+    with pytest.raises(DataError, match=rf"puts <act> beyond the {room} tokens that {encoder.name} reads"):
+        backbone.encode_text(["cat " * (room - 2) + "<act>"], vectors)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_what_clip_does_not_read_reaches_t5(name: str) -> None:
+    """Each encoder reads the prompt as the stock one does, which cuts it for CLIP and not for T5."""
+    backbone = backbone_of(name)
+    before = "cat " * 30
+    cond = backbone.encode_text([before + "<act>"], {"<act>": vectors_of(backbone, "red robot")})
+    expected = stock_text(name, stock_of(name), [before + "red robot"])
+    assert torch.equal(cond.hidden, expected.hidden)
+    assert torch.equal(cond.pooled, expected.pooled)
 
 
 @ALL

@@ -18,6 +18,7 @@ from tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from twinact.backbones import load
 from twinact.backbones.sd3 import StableDiffusion3
 from twinact.backbones.sdxl import StableDiffusionXL
+from twinact.backbones.weights import same_model
 from twinact.errors import CheckpointError, ConfigError
 from twinact.sample import generate
 
@@ -170,6 +171,28 @@ def test_encoders_in_the_layout_of_published_models_load(name: str, folders: dic
     expected, cond = load(folders[name], "cpu").encode_text(PROMPTS), load(folder, "cpu").encode_text(PROMPTS)
     torch.testing.assert_close(cond.hidden, expected.hidden)
     torch.testing.assert_close(cond.pooled, expected.pooled)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_half_precision_files_are_read_where_there_are_no_others(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders[name], tmp_path / name))
+    full = load(folder, "cpu")
+    for path in list(folder.rglob("*.safetensors")):
+        save_file(
+            {key: w.half() for key, w in load_file(path).items()}, path.with_name(f"{path.stem}.fp16.safetensors")
+        )
+    both = load(folder, "cpu")
+    assert both.model_id == full.model_id  # as before they came
+    assert torch.equal(both.encode_text(PROMPTS).hidden, full.encode_text(PROMPTS).hidden)
+    for path in folder.rglob("*.safetensors"):
+        if ".fp16" not in path.name:
+            path.unlink()
+    half = load(folder, "cpu")
+    assert not same_model(half.model_id, full.model_id)
+    for one, other in zip(half.denoiser.parameters(), full.denoiser.parameters(), strict=True):
+        assert torch.equal(one, other.half().float())
 
 
 def test_sd3_without_t5_is_sd3_with_silent_t5() -> None:

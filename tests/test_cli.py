@@ -1,6 +1,8 @@
 """The command line on a tiny Stable Diffusion, from space to pictures, and what happens with unusable input."""
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -343,13 +345,16 @@ def test_stopping_is_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result.stderr == "stopped; run the same command again to go on\n"
 
 
-def test_disk_errors_are_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: object) -> None:
-        raise OSError(28, "No space left on device", "somewhere")
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "; free some space"), (errno.EROFS, "; choose another folder"), (errno.EIO, "")]
+)
+def test_disk_errors_are_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str) -> None:
+    def failing(path: object) -> None:
+        raise OSError(code, os.strerror(code), "somewhere")
 
-    monkeypatch.setattr(Action, "load", full)
+    monkeypatch.setattr(Action, "load", failing)
     message = refused("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
-    assert message == "error: No space left on device: 'somewhere'"
+    assert message == f"error: {os.strerror(code)}: 'somewhere'{remedy}"
 
 
 def test_world_exemplars(tmp_path: Path) -> None:

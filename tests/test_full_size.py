@@ -37,6 +37,8 @@ def test_counts_on_toys(name: str) -> None:
     facts = full_size.counted(name, toy=True)
     assert facts["parameters"].keys() == PUBLISHED[name].keys()
     assert facts["10^12 operations a step"] > 0
+    without, recomputed = (facts[f"kept for backward{how}, GiB"] for how in ("", " with activation checkpointing"))
+    assert without > recomputed > 0
 
 
 @pytest.mark.parametrize("variant", [name for name in full_size.VARIANTS if "compile" not in name])
@@ -47,20 +49,24 @@ def test_measures_toys(name: str, variant: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_script_writes_every_variant(tmp_path: Path) -> None:
+def test_the_script_writes_every_variant_and_keeps_other_models(tmp_path: Path) -> None:
     results = tmp_path / "toy.json"
+    results.write_text('{"models": {"sd15": "as it was"}}')
     command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sdxl"]
     subprocess.run(command, check=True, timeout=290)
-    facts = json.loads(results.read_text())
-    rows = facts["models"]["sdxl"]["measured"]
-    assert facts["scale"] == "toy" and list(rows) == list(full_size.VARIANTS)
+    models = json.loads(results.read_text())["models"]
+    rows = models["sdxl"]["measured"]
+    assert models["sd15"] == "as it was" and models["sdxl"]["scale"] == "toy"
+    assert list(rows) == list(full_size.VARIANTS)
     assert all("failed" not in row for name, row in rows.items() if "compile" not in name)
 
 
 def test_committed_results_say_what_was_not_run() -> None:
     facts = json.loads((FOLDER / "results" / "full_size.json").read_text())
-    assert facts["scale"] == "full" and facts["device"] and facts["date"]
-    assert {name: model["parameters"] for name, model in facts["models"].items()} == PUBLISHED
+    assert facts["aim"] == full_size.AIM
+    assert {name: model["counted"]["parameters"] for name, model in facts["models"].items()} == PUBLISHED
     for model in facts["models"].values():
-        measured = model["measured"]
-        assert "not run: " in measured if isinstance(measured, str) else set(measured) == set(full_size.VARIANTS)
+        assert model["scale"] == "full" and model["device"] and model["date"]
+        assert list(model["measured"]) == list(full_size.VARIANTS)
+        for row in model["measured"].values():
+            assert ("not run" in row) != ("seconds a step" in row or "failed" in row)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -110,17 +111,23 @@ def test_what_cannot_be_many_is_refused(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster of two workers on this machine, without the token that Ray would leave in the home folder."""
+def installed_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Ray, which knows of no cluster and leaves no token in the home folder."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'twinact[cluster]'")
-    ray.init(num_cpus=2, num_gpus=0, log_to_driver=False, logging_level="ERROR")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return pytest.importorskip("ray", reason="Ray is not installed; pip install 'twinact[cluster]'")
+
+
+@pytest.fixture
+def two_workers(installed_ray: Any) -> Iterator[None]:
+    """A cluster of two workers on this machine."""
+    installed_ray.init(num_cpus=2, num_gpus=0, log_to_driver=False, logging_level="ERROR")
     yield
-    ray.shutdown()
+    installed_ray.shutdown()
 
 
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("two_workers")
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray", "ignore:.*:FutureWarning:ray")
 def test_ray_learns_the_same_bits_although_a_worker_is_killed(model: Path, photos: Path, tmp_path: Path) -> None:
     from twinact.cluster import learn_on_ray
@@ -149,3 +156,17 @@ def test_ray_learns_the_same_bits_although_a_worker_is_killed(model: Path, photo
     for one, other in zip(outcomes[:2], here, strict=False):
         assert one.action is not None and other.action is not None
         assert one.action.read_bytes() == other.action.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray", "ignore:.*:FutureWarning:ray")
+def test_the_command_makes_a_cluster_where_there_is_none(model: Path, tmp_path: Path, installed_ray: Any) -> None:
+    exemplars_in(tmp_path / "photos" / "leap")
+    options = ("--method", "textual-inversion", "--steps", "2", "--out", tmp_path / "runs", "--cluster", "ray")
+    result = learn(tmp_path / "photos", "--model", model, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "learning 1 actions on the Ray cluster" in result.stderr and "leap: learned" in result.stderr
+    (row,) = result.stdout.splitlines()[1:]
+    assert row.split()[:3] == ["leap", "learned", "1"]
+    assert Path(row.split()[-1]) == tmp_path / "runs" / "leap" / "leap.action.safetensors"
+    assert not installed_ray.is_initialized()

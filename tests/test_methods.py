@@ -82,6 +82,7 @@ def test_parts_that_do_not_fit_are_refused(
         make_method(replace(TWINACT, rank=99), backbone, space, encoder)
     with pytest.raises(ConfigError, match="build a space for it"):
         make_method(TWINACT, backbone, replace(space, model_id="other@1"), encoder).attach(backbone)
+    make_method(TWINACT, backbone, replace(space, model_id="renamed@0"), encoder).attach(backbone)
     with pytest.raises(ConfigError, match="start has shape"):
         TwinAct(
             space, encoder, learning_rate=1.0, similarity_weight=1.0, prior_weight=0.0, start=torch.zeros(1, space.rank)

@@ -3,26 +3,26 @@
 import json
 import os
 import random
-import secrets
 import signal
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fresh import start
-from small import INVERSION, exemplars_in, learn_small
-from twinact.configs import RunConfig
+from small import exemplars_in, learn_small
+from twinact.backbones import load
+from twinact.cli import app
 from twinact.errors import DataError
 from twinact.files import read_safetensors
 from twinact.lock import NAME, lock
 from twinact.runs import RunFolder
+from twinact.workflow import build_space
 
-STEPS = 40
-LONG = replace(INVERSION, steps=STEPS)
-OFTEN = RunConfig(checkpoint_every=1)  # so that many kills hit a save
+STEPS = 24
+ACTION = "leap.action.safetensors"
+PHRASES = ("jumping", "dancing", "with the dog", "on the moon")
 PATIENCE_SECONDS = 120.0
 
 
@@ -44,16 +44,25 @@ def told(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines_of(run)]
 
 
-def learn_until_killed(exemplars: Path, run: Path, step: int, seconds: float) -> None:
-    """Learns, and is killed some time after a step is finished, whatever it is doing then."""
+def command(*arguments: str) -> None:
+    """The command line, in this process."""
+    app(list(arguments))
+
+
+def command_until_killed(run: Path, step: int, seconds: float, *arguments: str) -> None:
+    """The command line, killed some time after the log tells of a step, whatever it is doing then."""
 
     def kill() -> None:
         wait_for_step(run, step)
         time.sleep(seconds)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=kill, daemon=True).start()
-    learn_small(exemplars, run, LONG, OFTEN)
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        command(*arguments)
+    finally:
+        killer.join()  # on a busy machine the run may end first; it is killed all the same
 
 
 def hold(folder: Path) -> None:
@@ -64,30 +73,40 @@ def hold(folder: Path) -> None:
     file.close()
 
 
-def test_killed_three_times_in_fresh_processes_ends_in_the_same_bits(tmp_path: Path) -> None:
+def test_killed_three_times_in_fresh_processes_ends_in_the_same_bits(model: Path, tmp_path: Path) -> None:
+    """The command's own method, with a LoRA: coefficients, two optimiser groups and a starting phrase to find."""
     exemplars_in(tmp_path / "exemplars")
-    whole = learn_small(tmp_path / "exemplars", tmp_path / "whole", LONG, RunConfig()).action_path
-    run = tmp_path / "pieces"
-    seed = int(os.environ.get("TWINACT_KILL_SEED", secrets.randbits(32)))
+    build_space(load(model), phrases=PHRASES).save(tmp_path / "few.space.safetensors")
+    options = {"name": "leap", "model": model, "space": tmp_path / "few.space.safetensors", "steps": STEPS}
+    # Saved in every step, so that many kills hit a save.
+    options |= {"batch-size": 2, "lora-rank": 2, "checkpoint-every": 1}
+    learn = ["learn", str(tmp_path / "exemplars"), *(f"--{name}={value}" for name, value in options.items())]
+    run, whole = tmp_path / "pieces", tmp_path / "whole"
+    process = start(command, *learn, f"--out={whole}")
+    process.join()
+    assert process.exitcode == 0
+    expected = (whole / ACTION).read_bytes()
+    seed = int(os.environ.get("TWINACT_KILL_SEED", "520"))
     print(f"TWINACT_KILL_SEED={seed} kills at the same moments")
     rng = random.Random(seed)
     reached = 0
     for _ in range(3):
-        step, seconds = reached + rng.randint(1, 8), rng.uniform(0.0, 0.05)
-        process = start(learn_until_killed, tmp_path / "exemplars", run, step, seconds)
+        step, seconds = min(reached + rng.randint(1, 5), STEPS), rng.uniform(0.0, 0.05)
+        process = start(command_until_killed, run, step, seconds, *learn, f"--out={run}")
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        # All that has its final name is whole.
+        # All that has its final name is whole. A step is told before it is saved, and the one before was saved.
         json.loads((run / "config.json").read_text())
         steps = [read_safetensors(path, "checkpoint")[1]["step"] for path in (run / "checkpoint").glob("step-*")]
-        assert steps and reached < max(steps) < STEPS and not (run / "leap.action.safetensors").exists()
-        reached = max(steps)
+        reached = max(steps, default=0)
+        assert step - 1 <= reached <= STEPS
         assert len(RunFolder(run, "leap").records()) - reached in (0, 1)
-    process = start(learn_small, tmp_path / "exemplars", run, LONG, OFTEN)
+        assert not (run / ACTION).exists() or (run / ACTION).read_bytes() == expected
+    process = start(command, *learn, f"--out={run}")
     process.join()
     assert process.exitcode == 0
-    assert (run / "leap.action.safetensors").read_bytes() == whole.read_bytes()
-    assert told(run) == told(tmp_path / "whole")
+    assert (run / ACTION).read_bytes() == expected
+    assert told(run) == told(whole)
     assert not list(run.rglob("*.tmp"))
 
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from small import exemplars_in
+from tiny import tiny_sd
 from twinact.action import Action
 from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
 from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import LatentActionEncoder
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
@@ -25,6 +28,7 @@ from twinact.methods import Batch, TextualInversion, make_method
 from twinact.space import ActionSpace
 from twinact.train import StepRecord, draw_batch, encode_exemplars, rate_share, step_generator
 from twinact.train import train as train_with_defaults
+from twinact.workflow import learn
 
 TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
 INVERSION = replace(TWINACT, method="textual-inversion")
@@ -238,6 +242,45 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(
     smaller = space.truncated(2)
     with pytest.raises(ConfigError, match=r"parts\.space"):
         train(make_method(config, backbone, smaller, encoder), backbone, exemplars, config, tmp_path)
+
+
+LONG = "and a robot in the city with a dog in the park of the moon with a cat in a red dress"
+
+
+@BOTH
+def test_captions_that_the_model_cannot_read_are_told_before_anything_is_done(
+    config: LearnConfig, backbone: Backbone, space: ActionSpace, tmp_path: Path
+) -> None:
+    exemplars_in(tmp_path / "pictures")
+    for name in ("0", "2"):
+        (tmp_path / "pictures" / f"{name}.txt").write_text(f"{LONG} {LONG} <act>")
+    config = replace(config, similarity_weight=0.0)
+    with pytest.raises(
+        DataError, match=r"2 problems in captions:\n  0\.png: .*\n  2\.png: .* puts <act> beyond the 22"
+    ):
+        learn(tmp_path / "pictures", config, tmp_path / "run", backbone=backbone, space=space)
+    assert not (tmp_path / "run").exists()
+
+
+@BOTH
+def test_a_caption_that_is_cut_is_told_once(
+    config: LearnConfig, backbone: Backbone, space: ActionSpace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exemplars_in(tmp_path / "pictures")
+    (tmp_path / "pictures" / "0.txt").write_text(f"a robot <act> {LONG} {LONG}")
+    config = replace(config, similarity_weight=0.0, steps=2)
+    learn(tmp_path / "pictures", config, tmp_path / "run", backbone=backbone, space=space)
+    assert [record.getMessage().count("cut: ") for record in caplog.records] == [1]
+
+
+def test_a_run_goes_on_when_the_folder_of_the_model_was_renamed(exemplars: Exemplars, tmp_path: Path) -> None:
+    config = replace(INVERSION, steps=1)
+    for name, done in (("tiny@0", False), ("renamed@0", True)):
+        backbone = StableDiffusion(tiny_sd(), name)
+        result = train(TextualInversion(3, 5e-3), backbone, exemplars, config, tmp_path)
+        assert result.already_done is done
+    with pytest.raises(ConfigError, match=r"backbone \('tiny@0' there, 'tiny@1' now\)"):
+        train(TextualInversion(3, 5e-3), StableDiffusion(tiny_sd(), "tiny@1"), exemplars, config, tmp_path)
 
 
 def test_folders_that_are_not_runs_are_left_alone(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:

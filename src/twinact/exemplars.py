@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from twinact import PLACEHOLDER
 from twinact.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from twinact.backbones.base import Backbone
 
 DEFAULT_CAPTION = f"a photo of someone {PLACEHOLDER}"
 CAPTIONS_FILE = "captions.json"
@@ -109,10 +113,36 @@ def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | 
             hashes.append(digest)
             kept.append(path)
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DataError("\n  ".join([f"{count} in exemplar folder '{folder}':", *problems]))
+        raise DataError("\n  ".join([f"{_counted(problems)} in exemplar folder '{folder}':", *problems]))
     texts = tuple(given.get(path.name, DEFAULT_CAPTION) for path in kept)
     return Exemplars(tuple(images), texts, tuple(kept), tuple(hashes), size)
+
+
+@torch.no_grad()
+def check_captions(exemplars: Exemplars, backbone: "Backbone", slots: int) -> None:
+    """Makes sure that a model reads the action in every caption; one whose end it does not read is told in the log.
+
+    Args:
+        exemplars: Whose captions.
+        backbone: Knows how much its text encoders read.
+        slots: Token vectors that the action takes.
+
+    Raises:
+        DataError: The placeholder stands too far back in one or more captions; the message lists all of them.
+    """
+    action = [torch.zeros(slots, table.width, device=backbone.device) for table in backbone.token_tables()]
+    problems = []
+    for path, caption in zip(exemplars.paths, exemplars.captions, strict=True):
+        try:
+            backbone.encode_text([caption], {PLACEHOLDER: action})
+        except DataError as error:
+            problems.append(f"{path.name}: {error}")
+    if problems:
+        raise DataError("\n  ".join([f"{_counted(problems)} in captions:", *problems]))
+
+
+def _counted(problems: list[str]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
 
 
 def _read_captions(

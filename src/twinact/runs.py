@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from torch import Tensor
 
+from twinact.backbones.weights import same_model
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.files import atomic_write_bytes, read_safetensors, write_safetensors
 from twinact.lock import lock
@@ -216,6 +217,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _check_same(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     there, here = _flatten(stored), _flatten(wanted)
     differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    if "backbone" in differing and same_model(str(there.get("backbone")), str(here.get("backbone"))):
+        differing.remove("backbone")  # its folder was renamed
     if differing:
         told = ", ".join(f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)" for key in differing)
         raise ConfigError(f"run folder '{path}' holds a run with other settings: {told}; give another folder")

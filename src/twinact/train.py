@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
+from twinact.backbones.text import cuts_untold
 from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import CheckpointError, ConfigError, TwinactError
-from twinact.exemplars import Exemplars
+from twinact.exemplars import Exemplars, check_captions
 from twinact.gradients import LossScale, out_of_memory_told, set_gradients
 from twinact.methods.base import Batch, Method
 from twinact.processes import this_process
@@ -109,7 +110,8 @@ def train(
     Raises:
         ConfigError: The parts do not fit each other, the batch has fewer pictures than it is to be split in, or
             `run_dir` holds a run with other settings.
-        DataError: `run_dir` holds something else, cannot be written, or is in use by another process.
+        DataError: The model would not read the action in a caption; `run_dir` holds something else, cannot be
+            written, or is in use by another process.
         CheckpointError: All checkpoints of the run are damaged.
         OutOfMemory: A step does not fit into memory.
         TwinactError: The loss or its gradient is not finite, or the loss grew tenfold; the last checkpoint stays,
@@ -134,6 +136,9 @@ def train(
     versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
     with ExitStack() as open_until_done:
         open_until_done.callback(method.detach, backbone)
+        # Before the folder is begun with captions that must be changed.
+        group.on_main(partial(check_captions, exemplars, backbone, config.slots))
+        open_until_done.enter_context(cuts_untold())
         groups = method.attach(backbone)
         settings = _settings(method, backbone, exemplars, config, run, parts)
 

@@ -11,10 +11,11 @@ from twinact.action import Action
 from twinact.backbones import family, load
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
+from twinact.backbones.text import cuts_untold
 from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
-from twinact.exemplars import load_exemplars
+from twinact.exemplars import check_captions, load_exemplars
 from twinact.export import import_action
 from twinact.gradients import autocast, out_of_memory_told
 from twinact.methods import make_method
@@ -236,7 +237,8 @@ def learn(
             begun = begun_with(run_dir, "start")
             if begun is not None:
                 return str(begun)
-            with out_of_memory_told("looking for the starting phrase", run.memory):
+            with out_of_memory_told("looking for the starting phrase", run.memory), cuts_untold():  # `train` tells
+                check_captions(data, backbone, config.slots)
                 latents = encode_exemplars(backbone, data)
                 savings = replace(PRESETS[run.memory], compile=False)  # hardly longer than compiling takes
                 with backbone.saving(savings), autocast(backbone.device, run.precision):

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twinact.backbones.weights import denoiser_weights
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
 
 if TYPE_CHECKING:
@@ -90,10 +91,16 @@ def _download(name: str) -> Path:
     """The local copy of a model on the hub, fetched when it is not there yet; weights in safetensors only."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         _pipeline_class(Path(hf_hub_download(name, "model_index.json")).parent)  # a few bytes, before gigabytes
         return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    except GatedRepoError as error:
+        raise DataError(
+            f"model {name!r} is given to those who agree to its terms: accept its licence at "
+            f"https://huggingface.co/{name}, then log in with 'hf auth login'"
+        ) from error
     except (OSError, ValueError) as error:
         raise DataError(
             f"model {name!r} is neither a folder here nor reachable on the Hugging Face hub: "
@@ -123,15 +130,10 @@ def _pipeline_class(folder: Path) -> str:
 
 def _short_hash(folder: Path) -> str:
     """8 hex digits that tell models apart without reading gigabytes: the denoiser's first MiB and its size."""
-    weights = sorted(path for part in ("unet", "transformer") for path in (folder / part).glob("*.safetensors"))
-    if not weights:
-        raise CheckpointError(
-            f"model {str(folder)!r} has no denoiser weights in safetensors: "
-            "save it with pipeline.save_pretrained(..., safe_serialization=True)"
-        )
-    with weights[0].open("rb") as file:
+    weights, _ = denoiser_weights(folder)
+    with weights.open("rb") as file:
         first = file.read(_HASHED_BYTES)
-    return hashlib.sha256(first + str(weights[0].stat().st_size).encode()).hexdigest()[:8]
+    return hashlib.sha256(first + str(weights.stat().st_size).encode()).hexdigest()[:8]
 
 
 def layers_per_block(name_or_path: str | Path) -> int:

@@ -74,7 +74,7 @@ class Backbone(ABC):
         lora_targets: Names of the linear layers in it that LoRA adapts.
         guidance: What the stock pipeline draws with if nothing else is said.
         noising: How clean latents become noisy ones and back.
-        model_id: Name and short hash of the weights; equal ids mean the same model.
+        model_id: Name and short hash of the weights, as in "name@hash"; compared by `same_model`.
         tokenizer_hash: 16 hex digits over the vocabulary and merges of all tokenizers.
         device, dtype: Where and in which precision the modules are.
         latent_shape: (c, h, w) of one picture's latents.
@@ -127,7 +127,7 @@ class Backbone(ABC):
                 `slots` positions. Differentiable.
 
         Raises:
-            DataError: A prompt is so long that a placeholder would be cut, or a tensor has the wrong shape.
+            DataError: A placeholder stands further back than any text encoder reads, or a tensor has the wrong shape.
         """
 
     @abstractmethod

@@ -13,6 +13,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
+from twinact.backbones.weights import denoiser_weights
 from twinact.errors import ConfigError
 
 # Positions of T5 in dev, whose guidance is distilled into an input, and in schnell, which has none.
@@ -59,7 +60,13 @@ class Flux(Backbone):
     @classmethod
     def from_folder(cls, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> "Flux":
         pipeline = FluxPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, feature_extractor=None, image_encoder=None
+            folder,
+            dtype=dtype,
+            variant=denoiser_weights(folder)[1],
+            use_safetensors=True,
+            local_files_only=True,
+            feature_extractor=None,
+            image_encoder=None,
         )
         return cls(pipeline.to(device), model_id)
 
@@ -80,7 +87,8 @@ class Flux(Backbone):
     ) -> TextCond:
         tables = self.token_tables()
         own = by_encoder(vectors, len(tables), self.model_id)
-        clip = encode(self._clip, splice(tables[0], prompts, own[0], self._tokenizers[0].model_max_length))
+        length = self._tokenizers[0].model_max_length
+        clip = encode(self._clip, splice(tables[0], prompts, own[0], length, needed=False))  # T5 reads on
         t5 = encode(self._t5, splice(tables[1], prompts, own[1], self._t5_length))
         return TextCond(t5.last_hidden_state.to(self.dtype), clip.pooler_output)
 

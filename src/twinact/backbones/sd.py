@@ -12,6 +12,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import by_encoder, encode, splice, token_embedding
+from twinact.backbones.weights import denoiser_weights
 
 
 class StableDiffusion(Backbone):
@@ -46,6 +47,7 @@ class StableDiffusion(Backbone):
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
             dtype=dtype,
+            variant=denoiser_weights(folder)[1],
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,

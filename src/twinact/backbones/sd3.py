@@ -14,6 +14,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
+from twinact.backbones.weights import denoiser_weights
 from twinact.errors import ConfigError
 
 # Positions of T5, with or without a T5 to fill them: the default of the stock pipeline.
@@ -66,6 +67,7 @@ class StableDiffusion3(Backbone):
         pipeline = StableDiffusion3Pipeline.from_pretrained(
             folder,
             dtype=dtype,
+            variant=denoiser_weights(folder)[1],
             use_safetensors=True,
             local_files_only=True,
             feature_extractor=None,
@@ -93,9 +95,10 @@ class StableDiffusion3(Backbone):
         tables = self.token_tables()
         own = by_encoder(vectors, len(tables), self.model_id)
         length = self._tokenizers[0].model_max_length  # of both CLIPs, as in the stock pipeline
+        spliced_for_clip = [splice(tables[i], prompts, own[i], length, needed=len(tables) < 3) for i in range(2)]
         clip = [
-            encode(self._text_encoders[i], splice(tables[i], prompts, own[i], length), output_hidden_states=True)
-            for i in range(2)
+            encode(self._text_encoders[i], spliced, output_hidden_states=True)
+            for i, spliced in enumerate(spliced_for_clip)
         ]
         hidden = torch.cat([output.hidden_states[-2] for output in clip], dim=-1)  # b l d1+d2
         pooled = torch.cat([output.text_embeds for output in clip], dim=-1)  # b p1+p2

@@ -14,6 +14,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
+from twinact.backbones.weights import denoiser_weights
 from twinact.errors import ConfigError
 
 
@@ -60,6 +61,7 @@ class StableDiffusionXL(Backbone):
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             folder,
             dtype=dtype,
+            variant=denoiser_weights(folder)[1],
             use_safetensors=True,
             local_files_only=True,
             feature_extractor=None,

@@ -48,7 +48,12 @@ class Spliced:
 
 
 def splice(
-    table: TokenTable, prompts: Sequence[str], vectors: Mapping[str, Float[Tensor, "_ _"]], max_length: int
+    table: TokenTable,
+    prompts: Sequence[str],
+    vectors: Mapping[str, Float[Tensor, "_ _"]],
+    max_length: int,
+    *,
+    needed: bool = True,
 ) -> Spliced:
     """Tokenises prompts to `max_length` as the stock pipelines do, each placeholder taking as many positions as slots.
 
@@ -57,9 +62,11 @@ def splice(
         prompts: Texts; the part beyond `max_length` is cut with a warning.
         vectors: Placeholder to (slots, width) vectors for this encoder.
         max_length: l, special tokens included.
+        needed: Whether every placeholder must fit; if not, one that does not is cut with all that follows, as the
+            prompt's end is, because another encoder reads on.
 
     Raises:
-        DataError: A placeholder would be cut, or its vectors have another width than the encoder.
+        DataError: A needed placeholder would be cut, or its vectors have another width than the encoder.
     """
     for placeholder, value in vectors.items():
         if value.shape[1] != table.width:
@@ -85,10 +92,12 @@ def splice(
                 continue
             value = vectors[part]
             if len(ids) + len(value) > room:
-                raise DataError(
-                    f"prompt {prompt!r} puts {part} beyond the {room} tokens that {table.name} reads: "
-                    "shorten the text before it"
-                )
+                told = f"prompt {prompt!r} puts {part} beyond the {room} tokens that {table.name} reads"
+                if needed:
+                    raise DataError(f"{told}: shorten the text before it")
+                log.warning("%s; cut: %s and what follows", told, part)
+                ids = ids[:room]
+                break
             columns += range(len(begin) + len(ids), len(begin) + len(ids) + len(value))
             rows += [row] * len(value)
             values.append(value)
@@ -170,6 +179,20 @@ def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
 
     # Backward runs the visit again, so that neither weights nor activations stay on the device in between.
     return checkpoint(visit, use_reentrant=False)
+
+
+@contextmanager
+def cuts_untold() -> Iterator[None]:
+    """While open, nothing is said of prompts that are too long: for work that meets the same ones again and again."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(drop)
+    try:
+        yield
+    finally:
+        log.removeFilter(drop)
 
 
 def by_encoder(

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 something given cannot be used, 2 wrong usage or setting, 
 imported inside the commands, so that help and mistakes in options come at once.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,14 @@ from twinact import __version__
 from twinact.cli import actions, bench, exports, space, world
 from twinact.errors import ConfigError, TwinactError
 from twinact.terminal import is_main_process, say
+
+# What to do about failures of the disk, which may come up anywhere.
+_REMEDIES = {
+    errno.ENOSPC: "; free some space",
+    errno.EDQUOT: "; free some space",
+    errno.EACCES: "; choose another folder",
+    errno.EROFS: "; choose another folder",
+}
 
 
 class _Commands(TyperGroup):
@@ -32,6 +41,7 @@ class _Commands(TyperGroup):
             message = str(error)
             if isinstance(error, OSError):
                 message = f"{error.strerror or error}" + (f": '{error.filename}'" if error.filename else "")
+                message += _REMEDIES.get(error.errno or 0, "")
             rank = "" if is_main_process() else f"process {os.environ['RANK']}: "
             typer.echo(f"{rank}error: {message}", err=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from twinact.action import Action
 from twinact.backbones.base import Backbone
+from twinact.backbones.weights import same_model
 from twinact.encoders import ActionEncoder
 from twinact.errors import ConfigError
 from twinact.files import tensor_hash
@@ -72,7 +73,8 @@ class TwinAct:
         return torch.cat([self.leading, self._trailing], dim=1)
 
     def attach(self, backbone: Backbone) -> list[ParameterGroup]:
-        if self.space.tokenizer_hash != backbone.tokenizer_hash or self.space.model_id != backbone.model_id:
+        same_weights = same_model(self.space.model_id, backbone.model_id)
+        if self.space.tokenizer_hash != backbone.tokenizer_hash or not same_weights:
             raise ConfigError(
                 f"the action space was built for {self.space.model_id!r} and the backbone is {backbone.model_id!r}; "
                 "build a space for it"
