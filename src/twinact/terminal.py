@@ -1,11 +1,14 @@
 """How the package speaks to a person: messages and progress on stderr, so that stdout carries results only."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
 
 import typer
+
+_SECONDS_BETWEEN_LINES = 20.0
 
 
 def is_main_process() -> bool:
@@ -20,8 +23,12 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Any]:
-    """A bar with the time left on stderr; yields a function of (done, total, and the stage where there are several)."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A bar with the time left on stderr; yields a function of (done, total, and the stage where there are several).
+
+    The bar is there from the first call on, so that what fails before is told in one line. Where stderr is no terminal
+    a line is written now and then.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -32,16 +39,30 @@ def progress(what: str) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("left"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=not is_main_process()) as bar:
-        task = bar.add_task(what, total=None)
+    bar = Progress(*columns, console=console, disable=not (is_main_process() and console.is_terminal))
+    task = bar.add_task(what, total=None)
+    began = told = time.monotonic()
+    before = 0
 
-        def advance(done: int, total: int, stage: str = what) -> None:
-            if bar.tasks[task].description != stage:
-                bar.reset(task, description=stage)  # another stage has another pace
-            bar.update(task, completed=done, total=total)
+    def advance(done: int, total: int, stage: str = what) -> None:
+        nonlocal began, told, before
+        now = time.monotonic()
+        if bar.tasks[task].description != stage:
+            bar.reset(task, description=stage)  # another stage has another pace
+            began, before = now, done
+        bar.update(task, completed=done, total=total)
+        bar.start()
+        if not console.is_terminal and now - told > _SECONDS_BETWEEN_LINES:
+            left = (total - done) * (now - began) / max(done - before, 1)
+            say(f"{stage}: {done}/{total}, {timedelta(seconds=round(left))} left")
+            told = now
 
+    try:
         yield advance
+    finally:
+        bar.stop()
