@@ -113,7 +113,7 @@ def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | 
             hashes.append(digest)
             kept.append(path)
     if problems:
-        raise DataError("\n  ".join([f"{_counted(problems)} in exemplar folder '{folder}':", *problems]))
+        raise DataError(f"exemplar folder '{folder}': {_in_one_line(problems)}")
     texts = tuple(given.get(path.name, DEFAULT_CAPTION) for path in kept)
     return Exemplars(tuple(images), texts, tuple(kept), tuple(hashes), size)
 
@@ -138,11 +138,13 @@ def check_captions(exemplars: Exemplars, backbone: "Backbone", slots: int) -> No
         except DataError as error:
             problems.append(f"{path.name}: {error}")
     if problems:
-        raise DataError("\n  ".join([f"{_counted(problems)} in captions:", *problems]))
+        raise DataError(f"captions: {_in_one_line(problems)}")
 
 
-def _counted(problems: list[str]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+def _in_one_line(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems: " + " ".join(f"({i}) {problem}" for i, problem in enumerate(problems, 1))
 
 
 def _read_captions(
