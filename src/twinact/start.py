@@ -8,12 +8,9 @@ from torch import Tensor
 
 from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
-from twinact.backbones.noising import Noised
 from twinact.space import ActionSpace
 
 _FIRST_PICTURES, _SECOND_NOISES, _SHORTLIST = 2, 3, 16
-# One picture tells most unlikely phrases: one of so many meets the next.
-_ONE_OF = 4
 # Poses are decided at high noise; at low noise all actions explain a picture alike.
 _NOISE_BIAS = 0.8
 
@@ -30,8 +27,8 @@ def likeliest_phrases(
 ) -> list[tuple[str, float]]:
     """Phrases sorted by the denoising loss of the exemplars with the phrase's point of the space as the action.
 
-    The denoiser as a classifier (Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", 2023), which
-    meets phrases in rounds as there: all meet the same noise and times, one of them for all phrases, more for the best.
+    The denoiser as a classifier (Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", 2023): all
+    phrases meet the same noise and times, few of them for all phrases and more for the best.
 
     Args:
         backbone: Whose denoiser judges.
@@ -45,40 +42,32 @@ def likeliest_phrases(
         The shortlist (at most 16), likeliest first, with mean losses.
     """
     vectors = space.to(latents.device).reconstruct(space.phrase_coefficients.to(latents.device))  # per encoder: n s w
-    count, first = len(space.phrases), list(range(min(_FIRST_PICTURES, len(latents))))
+    few, count = list(range(min(_FIRST_PICTURES, len(latents)))), len(space.phrases)
     kept = min(_SHORTLIST, count)
-    in_round = [max(count // _ONE_OF**index, kept) for index in first]
-    again = [index for index in range(len(latents)) for _ in range(_SECOND_NOISES)]
-    seen, all_seen = 0, sum(in_round) + kept * len(again)
+    all_seen = count * len(few) + kept * len(latents) * _SECOND_NOISES
+    seen = 0
 
-    def noised(pictures: Sequence[int], seed: int) -> Noised:
+    def losses(phrases: Sequence[int], pictures: Sequence[int], seed: int) -> Tensor:
+        nonlocal seen
         generator = torch.Generator().manual_seed(seed)
         clean = latents[torch.tensor(pictures, device=latents.device)]
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        return backbone.noising.add(clean, noise, backbone.noising.sample_t(len(clean), generator, _NOISE_BIAS))
-
-    def losses(phrases: Sequence[int], pictures: Sequence[int], shown: Noised, rows: Sequence[int]) -> Tensor:
-        nonlocal seen
-        pairs = [(phrase, row) for phrase in phrases for row in rows]
+        noised = backbone.noising.add(clean, noise, backbone.noising.sample_t(len(clean), generator, _NOISE_BIAS))
+        rows = [(phrase, i) for phrase in phrases for i in range(len(clean))]
         found = []
-        for start in range(0, len(pairs), batch_size):
-            part = pairs[start : start + batch_size]
-            prompts = [captions[pictures[row]].replace(PLACEHOLDER, f"<phrase {phrase}>") for phrase, row in part]
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            prompts = [captions[pictures[i]].replace(PLACEHOLDER, f"<phrase {phrase}>") for phrase, i in part]
             own = {f"<phrase {phrase}>": [block[phrase] for block in vectors] for phrase, _ in part}
-            which = torch.tensor([row for _, row in part], device=latents.device)
-            prediction = backbone.predict(shown.x_t[which], shown.t[which], backbone.encode_text(prompts, own))
-            error = (prediction.float() - shown.target[which].float()).square().mean(dim=(1, 2, 3))
-            found.append((shown.weight[which] * error).cpu())
+            which = torch.tensor([i for _, i in part], device=clean.device)
+            prediction = backbone.predict(noised.x_t[which], noised.t[which], backbone.encode_text(prompts, own))
+            error = (prediction.float() - noised.target[which].float()).square().mean(dim=(1, 2, 3))
+            found.append((noised.weight[which] * error).cpu())
             seen += len(part)
             if progress is not None:
                 progress(seen, all_seen)
-        return torch.cat(found).unflatten(0, (len(phrases), len(rows))).mean(1)
+        return torch.cat(found).unflatten(0, (len(phrases), len(clean))).mean(1)
 
-    look, likely, summed = noised(first, 0), list(range(count)), torch.zeros(count)
-    for index, phrases in zip(first, in_round, strict=True):
-        likely = likely[:phrases]
-        summed[likely] += losses(likely, first, look, [index])
-        likely = [likely[i] for i in summed[likely].argsort().tolist()]
-    shortlist = likely[:kept]
-    second = losses(shortlist, again, noised(again, 1), range(len(again)))
+    shortlist = losses(range(count), few, 0).argsort()[:kept].tolist()
+    second = losses(shortlist, [i for i in range(len(latents)) for _ in range(_SECOND_NOISES)], 1)
     return [(space.phrases[shortlist[i]], float(second[i])) for i in second.argsort().tolist()]
