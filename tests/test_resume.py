@@ -73,6 +73,7 @@ def hold(folder: Path) -> None:
     file.close()
 
 
+@pytest.mark.timeout(900)  # five processes: 15 s of a free core, minutes of a busy one
 def test_killed_three_times_in_fresh_processes_ends_in_the_same_bits(model: Path, tmp_path: Path) -> None:
     """The command's own method, with a LoRA: coefficients, two optimiser groups and a starting phrase to find."""
     exemplars_in(tmp_path / "exemplars")
