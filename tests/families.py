@@ -47,6 +47,10 @@ FAMILIES = {
 }
 # One of each architecture, for what takes long.
 CORE = ("sd", "sdxl", "sd3", "flux")
+PIPELINES = {
+    "sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline",
+    "flux": "FluxPipeline",
+}  # fmt: skip
 
 
 @cache
@@ -74,7 +78,7 @@ def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
 @torch.no_grad()
 def stock_text(name: str, pipeline: DiffusionPipeline, prompts: Sequence[str]) -> TextCond:
     """What the stock pipeline's `encode_prompt` gives for prompts."""
-    kind = type(pipeline).__name__
+    kind = next(kind.__name__ for kind in type(pipeline).__mro__ if kind.__name__ in PIPELINES.values())
     options: dict[str, Any] = {"device": "cpu", **FAMILIES[name].text}
     if kind == "StableDiffusion3Pipeline":
         options |= {"prompt_2": None, "prompt_3": None}

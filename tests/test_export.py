@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from families import FAMILIES, backbone_of
+from families import FAMILIES, PIPELINES, backbone_of, modules, stock_text
 from tiny import tiny_sd
 from twinact import PLACEHOLDER
 from twinact.action import Action
@@ -19,6 +21,8 @@ from twinact.export import LAYOUTS, export_embedding, import_embedding
 from twinact.sample import generate
 
 SD = "StableDiffusionPipeline"
+# Where docs/other_tools.md says how diffusers loads embeddings.
+_HEADINGS = {"sd": "Stable Diffusion 1 and 2", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "flux": "FLUX.1"}
 
 
 @pytest.fixture
@@ -51,30 +55,54 @@ def test_stock_loader_draws_the_same_pixels_from_both_files(action: Action, tmp_
     assert ours == theirs
 
 
-@pytest.mark.parametrize(("name", "family"), [("sdxl", "StableDiffusionXLPipeline"), ("flux", "FluxPipeline")])
-def test_stock_pipelines_of_two_text_encoders_draw_the_same_pixels(name: str, family: str, tmp_path: Path) -> None:
-    backbone = backbone_of(name)
-    generator = torch.Generator().manual_seed(2)
+def _documented(name: str) -> str:
+    """The lines that docs/other_tools.md gives for a family in diffusers."""
+    page = Path(__file__).parents[1].joinpath("docs", "other_tools.md").read_text(encoding="utf-8")
+    lines = page.partition(f"### {_HEADINGS[name]}\n")[2].partition("\n##")[0]
+    return "".join(re.findall(r"```python\n(.*?)```", lines, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("name", _HEADINGS)
+def test_documented_lines_make_an_untouched_stock_pipeline_draw_the_same_pixels(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, generator = backbone_of(name), torch.Generator().manual_seed(2)
     vectors = [
         table.weight.std() * torch.randn(3, table.width, generator=generator) for table in backbone.token_tables()
     ]
     action = Action("twa-leap", vectors, backbone.model_id)
-    drawing = {"steps": 2, "guidance": backbone.guidance}
-    ours = generate(backbone, ["a robot <act> in the park"], {PLACEHOLDER: vectors}, seeds=[4], **drawing)[0]
-
+    export_embedding(action, PIPELINES[name], tmp_path / "exports")
+    monkeypatch.chdir(tmp_path)
     stock = FAMILIES[name].make()
+    for module in modules(stock).values():
+        module.eval()  # as `from_pretrained` leaves them
+    scope: dict[str, Any] = {"pipeline": stock}
+    exec(_documented(name), scope)
+    stock, prompt = scope["pipeline"], scope["prompt"]
+
+    theirs = stock_text(name, stock, [prompt])
+    ours = backbone.encode_text(["a robot <act> in the park"], {PLACEHOLDER: vectors})
+    assert float(torch.cosine_similarity(ours.hidden, theirs.hidden, dim=-1).min()) >= 0.9999
+    assert (ours.pooled is None) == (theirs.pooled is None) == (name == "sd")
+    if ours.pooled is not None and theirs.pooled is not None:
+        assert float(torch.cosine_similarity(ours.pooled, theirs.pooled).min()) >= 0.9999
+
     stock.set_progress_bar_config(disable=True)
-    tensors = load_file(export_embedding(action, family, tmp_path)[0])
-    for key, part in zip(LAYOUTS[family].keys, ("", "_2"), strict=True):
-        encoder, tokenizer = getattr(stock, f"text_encoder{part}"), getattr(stock, f"tokenizer{part}")
-        stock.load_textual_inversion(tensors[key], token=action.name, text_encoder=encoder, tokenizer=tokenizer)
-    loaded = type(backbone)(stock, "stock")  # pools at the true end of text, which added tokens hide from CLIP
-    theirs = loaded.pipeline()(
-        f"a robot {action.name} in the park", generator=[torch.Generator("cpu").manual_seed(4)],
-        num_inference_steps=2, guidance_scale=backbone.guidance, height=backbone.image_size,
-        width=backbone.image_size, **FAMILIES[name].text,
+    theirs = stock(
+        prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
+        guidance_scale=backbone.guidance, height=backbone.image_size, width=backbone.image_size,
+        **FAMILIES[name].text,
     ).images[0]  # fmt: skip
+    drawing = {"seeds": [4], "steps": 2, "guidance": backbone.guidance}
+    ours = generate(backbone, ["a robot <act> in the park"], {PLACEHOLDER: vectors}, **drawing)[0]
     assert ours.tobytes() == theirs.tobytes()
+
+
+def test_stock_loader_refuses_the_file_of_two_text_encoders_whole(tmp_path: Path) -> None:
+    action = Action("twa-leap", [torch.ones(2, 32), torch.ones(2, 48)], "xl@0")
+    path = export_embedding(action, PIPELINES["sdxl"], tmp_path)[0]
+    with pytest.raises(ValueError, match="Loaded state dictionary is incorrect"):
+        FAMILIES["sdxl"].make().load_textual_inversion(path, token=action.name)
 
 
 def test_file_for_a1111_has_one_tensor_and_the_specified_header(action: Action, tmp_path: Path) -> None:
