@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,40 @@ def test_what_is_exported_can_be_imported(family: str, every: bool, tmp_path: Pa
         assert after.coefficients is None
 
 
+# Real widths of the text encoders.
+_MODELS = {
+    "sd1": (SD, [768]),
+    "sd2": (SD, [1024]),
+    "sdxl": (PIPELINES["sdxl"], [768, 1280]),
+    "sd3": (PIPELINES["sd3"], [768, 1280, 4096]),
+    "sd3-without-t5": (PIPELINES["sd3"], [768, 1280]),
+    "flux": (PIPELINES["flux"], [768, 4096]),
+}
+_FITS = {("sd3", "sd3-without-t5")}
+# Files that a tool without headers writes alike for both.
+_SAME_KEYS = {("sdxl", "sd3-without-t5"), ("sd3-without-t5", "sdxl")}
+
+
+@pytest.mark.parametrize(("made_for", "used_on"), list(permutations(_MODELS, 2)), ids=" on ".join)
+@pytest.mark.parametrize("header", [True, False])
+def test_an_embedding_for_another_model_is_refused(made_for: str, used_on: str, header: bool, tmp_path: Path) -> None:
+    (family, widths), (other, other_widths) = _MODELS[made_for], _MODELS[used_on]
+    before = Action("twa-leap", [torch.ones(2, width) for width in widths], "m@1")
+    for path in export_embedding(before, family, tmp_path):
+        if not header:
+            save_file(load_file(path), path)
+
+        def read(path: Path = path) -> Action:
+            return import_embedding(path, other, name="back", model_id="m@2", widths=other_widths)
+
+        if (made_for, used_on) in _FITS | (set() if header else _SAME_KEYS):
+            assert [vectors.shape[1] for vectors in read().vectors] == other_widths
+            continue
+        with pytest.raises(CheckpointError, match=r"made for (another|stable|flux)") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("family", "keys"),
     [
@@ -158,7 +193,7 @@ def test_what_cannot_be_used_is_one_line(action: Action, tmp_path: Path) -> None
     path = export_embedding(action, SD, tmp_path)[0]
     with pytest.raises(CheckpointError, match="32 wide and the model takes 768"):
         read(path, width=768)
-    with pytest.raises(CheckpointError, match="no clip_l: it is made for another family"):
+    with pytest.raises(CheckpointError, match="made for stable-diffusion-v1, not for StableDiffusionXLPipeline"):
         read(path, "StableDiffusionXLPipeline")
     (tmp_path / "old.pt").write_bytes(b"\x80\x02")
     with pytest.raises(CheckpointError, match="run code"):

@@ -34,6 +34,7 @@ class Layout:
         aliases: Key to a second one under which other readers look for the same vectors.
         spellings: Further keys that readers must understand, by key.
         required: Text encoders that every model of the family has; the ones after them may be left out.
+        names: How ModelSpec's architecture of the family begins, in files of any tool.
     """
 
     keys: tuple[str, ...]
@@ -41,6 +42,12 @@ class Layout:
     aliases: dict[str, str]
     spellings: dict[str, tuple[str, ...]]
     required: int
+    names: tuple[str, ...]
+
+    @property
+    def known(self) -> set[str]:
+        """All keys that may hold vectors of the family."""
+        return {*self.keys, *(key for others in self.spellings.values() for key in others)}
 
     def architecture(self, action: Action) -> str:
         """ModelSpec's name of the model that an action was made for."""
@@ -55,13 +62,23 @@ LAYOUTS: dict[str, Layout] = {
         {},
         {"emb_params": ("emp_params", "clip_l", "clip_h", "string_to_param.*")},
         1,
+        ("stable-diffusion-v1", "stable-diffusion-v2"),
     ),
-    "StableDiffusionXLPipeline": Layout(("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}, 2),
+    "StableDiffusionXLPipeline": Layout(
+        ("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}, 2, ("stable-diffusion-xl",)
+    ),
     "StableDiffusion3Pipeline": Layout(
-        ("clip_l", "clip_g", "t5xxl"), {768: "stable-diffusion-v3-medium"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2
+        ("clip_l", "clip_g", "t5xxl"),
+        {768: "stable-diffusion-v3-medium"},
+        {"t5xxl": "t5"},
+        {"t5xxl": ("t5",)},
+        2,
+        ("stable-diffusion-v3", "stable-diffusion-3"),
     ),
-    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2),
+    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2, ("flux",)),
 }
+# Keys that tell for which text encoder a tensor is.
+_ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
 
 
 def export_embedding(action: Action, family: str, folder: str | Path) -> list[Path]:
@@ -142,9 +159,14 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
     """
     layout, path = layout_of(family), Path(path)
     check_format(path)
-    tensors = read_tensors(path)
+    tensors, architecture = read_tensors(path)
     bundled = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith(BUNDLE)}
     found = bundled or tensors  # those of a bundle (``bundle_emb.<name>.<key>``) under their last name
+    foreign = [key for key in _ENCODERS if key in found and key not in layout.known]
+    if foreign:
+        raise CheckpointError(f"{path} has {', '.join(foreign)}: it is made for another family than {family}")
+    if any(architecture.startswith(other.names) for other in LAYOUTS.values() if other is not layout):
+        raise CheckpointError(f"{path} says that it is made for {architecture.partition('/')[0]}, not for {family}")
     vectors = []
     for key, width in zip(layout.keys, widths, strict=False):
         tensor = next((found[k] for k in (key, *layout.spellings.get(key, ())) if k in found), None)
@@ -174,16 +196,17 @@ def layout_of(family: str) -> Layout:
     return LAYOUTS[family]
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a foreign file.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a foreign file, and the architecture that its header names, "" if none.
 
     Raises:
         CheckpointError: It is damaged or something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            architecture = (file.metadata() or {}).get("modelspec.architecture", "")
+            return {key: file.get_tensor(key) for key in file.keys()}, architecture.lower()  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}; copy it again") from error

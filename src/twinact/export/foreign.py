@@ -46,7 +46,7 @@ def import_action(path: str | Path, family: str, *, name: str, backbone: Backbon
     """
     path = Path(path)
     check_format(path)
-    keys = read_tensors(path)
+    keys, _ = read_tensors(path)
     with_lora = any("lora" in key and not key.startswith(BUNDLE) for key in keys)
     for mark, kind in _OTHER_ADAPTERS.items():
         found = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
@@ -65,7 +65,7 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
     path = Path(path)
     if next(lora.layers(backbone), None) is not None:
         raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
-    tensors = {key: tensor for key, tensor in read_tensors(path).items() if not key.startswith(BUNDLE)}
+    tensors = {key: tensor for key, tensor in read_tensors(path)[0].items() if not key.startswith(BUNDLE)}
     modules = sum(key.endswith((".lora_down.weight", ".lora.down.weight", "lora_A.weight", "_lora.down.weight"))
                   for key in tensors)  # fmt: skip
     with quiet():
@@ -100,7 +100,7 @@ def _converted(path: Path, tensors: dict[str, Tensor], backbone: Backbone) -> tu
     takes = inspect.signature(pipeline.lora_state_dict).parameters
     extra: dict[str, Any] = {"unet_config": backbone.denoiser.config} if hasattr(pipeline, "unet") else {}
     source: Any = path  # for the alphas in its header
-    if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)):
+    if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)[0]):
         source = tensors
         if "return_alphas" not in takes or not any("lora_down" in key for key in tensors):
             source = _with_alphas(tensors)
