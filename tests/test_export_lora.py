@@ -193,6 +193,14 @@ def test_a_file_for_another_family_is_told(made_for: str, used_on: str, tmp_path
     assert state_of(backbone_of(used_on)) == before
 
 
+@pytest.mark.parametrize("word", ["exploration", "<flora>", "soft_light", "lora", "lora_girl", "soft_weight"])
+def test_words_that_look_like_an_adapter_are_embeddings(word: str, tmp_path: Path) -> None:
+    vectors = torch.randn(2, 32)
+    save_file({word: vectors}, tmp_path / "x.safetensors")
+    action = read("sd", tmp_path / "x.safetensors")
+    assert torch.equal(action.vectors[0], vectors) and not action.lora
+
+
 def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     backbone, path = backbone_of("sd"), tmp_path / "x.safetensors"
     before = state_of(backbone)

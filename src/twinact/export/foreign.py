@@ -22,9 +22,11 @@ from twinact.backbones.base import Backbone
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
 
+# Keys of layers, told by how they begin and end: a word such as "exploration" or "soft_light" is a key, too.
+_LORA = re.compile(r"(^|[._])lora[._](.+\.)?weight$")
 _OTHER_ADAPTERS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "LoCon",
-    "oft_": "OFT", r"\.diff(_b)?$": "full-weight", "lora_controlnet": "ControlNet",
+    r"\.dora_scale$": "DoRA", r"\.lora_magnitude_vector\b": "DoRA", r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr",
+    r"\.lora_mid\.": "LoCon", r"\.oft_": "OFT", r"\.diff(_b)?$": "full-weight", r"^lora_controlnet$": "ControlNet",
 }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def import_action(path: str | Path, family: str, *, name: str, backbone: Backbon
     path = Path(path)
     check_format(path)
     keys, _ = read_tensors(path)
-    with_lora = any("lora" in key and not key.startswith(BUNDLE) for key in keys)
+    with_lora = any(_LORA.search(key) for key in keys)
     for mark, kind in _OTHER_ADAPTERS.items():
         found = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
         if found is not None:
