@@ -18,7 +18,7 @@ from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.sd import StableDiffusion
 from twinact.errors import CheckpointError, ConfigError
-from twinact.export import LAYOUTS, export_embedding, import_embedding
+from twinact.export import LAYOUTS, export_embedding, import_embedding, trigger
 from twinact.sample import generate
 
 SD = "StableDiffusionPipeline"
@@ -104,6 +104,18 @@ def test_stock_loader_refuses_the_file_of_two_text_encoders_whole(tmp_path: Path
     path = export_embedding(action, PIPELINES["sdxl"], tmp_path)[0]
     with pytest.raises(ValueError, match="Loaded state dictionary is incorrect"):
         FAMILIES["sdxl"].make().load_textual_inversion(path, token=action.name)
+
+
+def test_a_name_that_the_model_knows_is_exported_as_a_word_that_it_does_not(tmp_path: Path) -> None:
+    stock = tiny_sd()
+    assert "jumping</w>" in stock.tokenizer.get_vocab() and len(stock.tokenizer.tokenize(trigger("jumping"))) > 1
+    for name in ("jumping", "twa-jumping"):
+        shared, own = export_embedding(Action(name, [torch.ones(2, 32)], "tiny@0"), SD, tmp_path / name)
+        assert trigger(name) == shared.stem == own.parent.name == next(iter(load_file(own))) == "twa-jumping"
+    stock.load_textual_inversion(own)
+    assert "twa-jumping" in stock.tokenizer.get_vocab()
+    t5 = FAMILIES["flux"].make().tokenizer_2
+    assert len(t5.tokenize(trigger("jumping"))) > 1
 
 
 def test_file_for_a1111_has_one_tensor_and_the_specified_header(action: Action, tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """Actions as files of other tools, and back."""
 
-from twinact.export.embeddings import LAYOUTS, export_embedding, import_embedding
+from twinact.export.embeddings import LAYOUTS, embedding_files, export_embedding, import_embedding, trigger
 from twinact.export.foreign import import_action, import_lora
 from twinact.export.lora import export_lora, lora_files
 
 __all__ = [
     "LAYOUTS",
+    "embedding_files",
     "export_embedding",
     "export_lora",
     "import_action",
     "import_embedding",
     "import_lora",
     "lora_files",
+    "trigger",
 ]

@@ -82,10 +82,10 @@ _ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
 
 
 def export_embedding(action: Action, family: str, folder: str | Path) -> list[Path]:
-    """Write an action's vectors for other tools; its name is the word to type there. A LoRA it has is not in them.
+    """Write an action's vectors for other tools, under its `trigger`. A LoRA it has is not in them.
 
-    ``<name>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``. Families
-    with one text encoder also get ``<name>/learned_embeds.safetensors``, whose key is the token itself.
+    ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``.
+    Families with one text encoder also get ``<trigger>/learned_embeds.safetensors``, whose key is the token itself.
 
     Args:
         action: Learned on a model of the family.
@@ -93,7 +93,7 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
         folder: Made if missing; files of these names are replaced.
 
     Returns:
-        The files.
+        The files, as `embedding_files` names them.
 
     Raises:
         ConfigError: The family is unknown, the action has vectors for another number of text encoders, or too many
@@ -102,29 +102,43 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
     """
     layout = layout_of(family)
     tensors = words_of(action, family)
-    count = len(action.vectors[0])
+    word = trigger(action.name)
     metadata = spec(
         f"{layout.architecture(action)}/textual-inversion",
         _IMPLEMENTATION,
-        action.name,
+        word,
         date=datetime.now(UTC).replace(microsecond=0).isoformat(),
-        trigger_phrase=action.name,
-        usage_hint=f"A1111, Forge: {action.name}; ComfyUI: embedding:{action.name}",
+        trigger_phrase=word,
+        usage_hint=f"A1111, Forge: {word}; ComfyUI: embedding:{word}",
         is_negative_embedding="false",
         tags="action",
     ) | {
         "twinact.action": action.name,
         "twinact.base": action.model_id,
-        "twinact.n_vectors": str(count),
+        "twinact.n_vectors": str(len(action.vectors[0])),
         "twinact.library_version": __version__,
     }
-    folder = Path(folder)
-    files = [atomic_write_bytes(folder / f"{action.name}.safetensors", pack(tensors, metadata))]
-    if len(layout.keys) == 1:
-        own = {action.name: action.vectors[0]}
-        path = folder / action.name / "learned_embeds.safetensors"
-        files.append(atomic_write_bytes(path, pack(own, metadata)))
-    return files
+    contents = (tensors, {word: action.vectors[0]})
+    return [
+        atomic_write_bytes(path, pack(content, metadata))
+        for path, content in zip(embedding_files(action.name, family, folder), contents, strict=False)
+    ]
+
+
+def embedding_files(name: str, family: str, folder: str | Path) -> tuple[Path, ...]:
+    """Where `export_embedding` writes the file of most tools and, for one text encoder, that of diffusers."""
+    folder, word = Path(folder), trigger(name)
+    shared, own = folder / f"{word}.safetensors", folder / word / "learned_embeds.safetensors"
+    return (shared, own) if len(layout_of(family).keys) == 1 else (shared,)
+
+
+def trigger(name: str) -> str:
+    """The word to type for an action in other tools: its name, with ``twa-`` before it.
+
+    A name may be a word that the model knows, which diffusers refuses as a token and A1111 would replace in every
+    prompt. No tokenizer knows a word that begins so.
+    """
+    return f"twa-{name.removeprefix('twa-')}"
 
 
 def words_of(action: Action, family: str) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from twinact import __version__
 from twinact.action import Action
 from twinact.errors import ConfigError
-from twinact.export.embeddings import layout_of, words_of
+from twinact.export.embeddings import layout_of, trigger, words_of
 from twinact.export.modelspec import pack, spec
 from twinact.files import atomic_write_bytes
 from twinact.lora import DOWN, UP
@@ -31,17 +31,18 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.|mid_block\.at
 
 def lora_files(name: str, folder: str | Path) -> tuple[Path, Path, Path]:
     """Where `export_lora` writes the diffusers file, the kohya file and the bundle of an action."""
-    folder = Path(folder)
-    diffusers = folder / name / "pytorch_lora_weights.safetensors"
-    return diffusers, folder / "lora" / f"{name}.safetensors", folder / "bundle" / f"{name}.safetensors"
+    folder, word = Path(folder), trigger(name)
+    diffusers = folder / word / "pytorch_lora_weights.safetensors"
+    return diffusers, folder / "lora" / f"{word}.safetensors", folder / "bundle" / f"{word}.safetensors"
 
 
 def export_lora(action: Action, family: str, folder: str | Path, *, layers_per_block: int = 2) -> list[Path]:
     """Write an action's LoRA for other tools, three times.
 
-    ``<name>/pytorch_lora_weights.safetensors`` is for `load_lora_weights` of diffusers. ``lora/<name>.safetensors``
-    has the layout of kohya's scripts, for the LoRA folder of A1111, Forge and ComfyUI; use it with the embedding.
-    ``bundle/<name>.safetensors`` is the same with the embedding inside, for A1111, Forge and OneTrainer.
+    ``<trigger>/pytorch_lora_weights.safetensors`` is for `load_lora_weights` of diffusers.
+    ``lora/<trigger>.safetensors`` has the layout of kohya's scripts, for the LoRA folder of A1111, Forge and ComfyUI;
+    use it with the embedding. ``bundle/<trigger>.safetensors`` is the same with the embedding inside, for A1111, Forge
+    and OneTrainer.
 
     Layers of Stable Diffusion 1 and 2 are named as in diffusers, those of XL as in the original code, as kohya's
     scripts do for both. Those of SD3 and FLUX are named as OneTrainer does (``lora_transformer_…``), which ComfyUI and
@@ -64,11 +65,12 @@ def export_lora(action: Action, family: str, folder: str | Path, *, layers_per_b
     rank = max(len(weight) for key, weight in action.lora.items() if key.endswith(DOWN))
     weights = {key: _padded(weight, rank, 0 if key.endswith(DOWN) else 1) for key, weight in action.lora.items()}
     names = [key.removesuffix(DOWN) for key in weights if key.endswith(DOWN)]
+    word = trigger(action.name)
     architecture = f"{layout.architecture(action)}/lora"
     about = {
-        "title": action.name,
+        "title": word,
         "date": datetime.now(UTC).replace(microsecond=0).isoformat(),
-        "trigger_phrase": action.name,
+        "trigger_phrase": word,
         "tags": "action",
     }
     own = {"twinact.action": action.name, "twinact.base": action.model_id, "twinact.library_version": __version__}
@@ -77,7 +79,7 @@ def export_lora(action: Action, family: str, folder: str | Path, *, layers_per_b
     stock |= {"format": "pt", "lora_adapter_metadata": json.dumps(_peft_config(names, rank, part), sort_keys=True)}
     implementation = "https://github.com/Stability-AI/generative-models" if family == SDXL else "diffusers"
     kohya = spec(architecture, implementation, **about) | own
-    kohya |= _kohya_header(action.name, rank, layout.architecture(action))
+    kohya |= _kohya_header(word, rank, layout.architecture(action))
     tensors = {}
     for name in names:
         flat = _flat(name, family, layers_per_block)
@@ -87,7 +89,7 @@ def export_lora(action: Action, family: str, folder: str | Path, *, layers_per_b
     words = words_of(action, family)
     if len(layout.keys) == 1:
         words = {"string_to_param.*": words[layout.keys[0]]}
-    bundled = {f"bundle_emb.{action.name}.{key}": vectors for key, vectors in words.items()}
+    bundled = {f"bundle_emb.{word}.{key}": vectors for key, vectors in words.items()}
     contents = ((_diffusers(weights), stock), (tensors, kohya), (tensors | bundled, kohya))
     return [
         atomic_write_bytes(path, pack(*content))
