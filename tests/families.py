@@ -17,6 +17,8 @@ from twinact.backbones.flux import Flux
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sd3 import StableDiffusion3
 from twinact.backbones.sdxl import StableDiffusionXL
+from twinact.export import Base
+from twinact.sample import generate
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,13 @@ FAMILIES = {
 }
 # One of each architecture, for what takes long.
 CORE = ("sd", "sdxl", "sd3", "flux")
-PIPELINES = {
-    "sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline",
-    "flux": "FluxPipeline",
-}  # fmt: skip
+BASES = {
+    "sd": Base("StableDiffusionPipeline", "stable-diffusion-v1", layers_per_block=1),
+    "sdxl": Base("StableDiffusionXLPipeline", "stable-diffusion-xl-v1-base", layers_per_block=1),
+    "sd3": Base("StableDiffusion3Pipeline", "stable-diffusion-v3-medium"),
+    "flux": Base("FluxPipeline", "flux-1-dev"),
+}
+PIPELINES = {name: base.family for name, base in BASES.items()}
 
 
 @cache
@@ -108,3 +113,30 @@ def times(backbone: Backbone, *shares: float) -> Tensor:
 
 def pixels(images: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image, dtype=np.int16) for image in images])
+
+
+def drawn_by_stock(name: str, prepare: Callable[..., None], prompt: str = "a robot in the park") -> np.ndarray:
+    """A picture by the stock pipeline after something was loaded into it."""
+    backbone, stock = backbone_of(name), FAMILIES[name].make()
+    stock.set_progress_bar_config(disable=True)
+    for module in modules(stock).values():
+        module.eval()  # as `from_pretrained` leaves them
+    prepare(stock)
+    assert stock.get_list_adapters()
+    return pixels(
+        stock(
+            prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
+            guidance_scale=backbone.guidance, height=backbone.image_size, width=backbone.image_size,
+            **FAMILIES[name].text,
+        ).images
+    )  # fmt: skip
+
+
+def drawn_by_us(
+    name: str, weights: dict[str, Tensor], prompt: str = "a robot in the park", **vectors: list[Tensor]
+) -> np.ndarray:
+    """A picture by twinact with a LoRA and the vectors of <words>."""
+    backbone = backbone_of(name)
+    words = {f"<{key}>": value for key, value in vectors.items()}
+    options = {"seeds": [4], "steps": 2, "guidance": backbone.guidance}
+    return pixels(generate(backbone, [prompt], words, loras=[weights], **options))

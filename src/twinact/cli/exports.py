@@ -23,21 +23,24 @@ def export(
     with the embedding.
     """
     from twinact.action import Action
-    from twinact.backbones import family, layers_per_block
-    from twinact.export import embedding_files, export_embedding, export_lora, lora_files, trigger
+    from twinact.export import Base, embedding_files, export_embedding, export_lora, lora_files, trigger
+    from twinact.export.base import SD, SDXL
 
     action = Action.load(action_file)
-    kind, word = family(model), trigger(action.name)
-    for path in (*embedding_files(action.name, kind, out), *(lora_files(action.name, out) if action.lora else ())):
+    base, word = Base.of(model), trigger(action.name)
+    for path in (
+        *embedding_files(action.name, base.family, out),
+        *(lora_files(action.name, out) if action.lora else ()),
+    ):
         new_file(path)
-    for path in export_embedding(action, kind, out):
+    for path in export_embedding(action, base, out):
         typer.echo(path)
     say(f"type: {word} (A1111, Forge, diffusers), embedding:{word} (ComfyUI)")
     if action.lora:
-        for path in export_lora(action, kind, out, layers_per_block=layers_per_block(model)):
+        for path in export_lora(action, base, out):
             typer.echo(path)
         say(f"with its LoRA: <lora:{word}:1> {word} (A1111, Forge; the file in bundle/ brings the word)")
-        if not kind.startswith(("StableDiffusionPipeline", "StableDiffusionXLPipeline")):
+        if base.family not in (SD, SDXL):
             say("note: layers are named as OneTrainer does; tools that read kohya's own names alone cannot use them")
 
 

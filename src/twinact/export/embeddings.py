@@ -6,22 +6,21 @@ What each of them accepts differs; the keys written here are those that all read
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from torch import Tensor
 
-from twinact import __version__
 from twinact.action import Action
 from twinact.errors import CheckpointError, ConfigError
-from twinact.export.modelspec import pack, spec
+from twinact.export.base import FLUX, SD, SD3, SDXL, Base
+from twinact.export.modelspec import about, pack, trigger
 from twinact.files import atomic_write_bytes
 
 # ComfyUI moves up to 7 tokens of an embedding as a whole and may cut longer ones across chunks.
 MAX_VECTORS = 7
 BUNDLE = "bundle_emb."
 """Begins the keys of embeddings inside of LoRA files."""
-_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+_STABILITY = "https://github.com/Stability-AI/generative-models"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Layout:
 
     Attributes:
         keys: Key of each text encoder's vectors, in the order of `Backbone.token_tables`.
-        architectures: ModelSpec's name of the family, by the width of the first text encoder.
+        implementation: ModelSpec's, for files of these keys.
         aliases: Key to a second one under which other readers look for the same vectors.
         spellings: Further keys that readers must understand, by key.
         required: Text encoders that every model of the family has; the ones after them may be left out.
@@ -38,7 +37,7 @@ class Layout:
     """
 
     keys: tuple[str, ...]
-    architectures: dict[int, str]
+    implementation: str
     aliases: dict[str, str]
     spellings: dict[str, tuple[str, ...]]
     required: int
@@ -49,47 +48,48 @@ class Layout:
         """All keys that may hold vectors of the family."""
         return {*self.keys, *(key for others in self.spellings.values() for key in others)}
 
-    def architecture(self, action: Action) -> str:
-        """ModelSpec's name of the model that an action was made for."""
-        return self.architectures.get(action.vectors[0].shape[1], next(iter(self.architectures.values())))
-
 
 LAYOUTS: dict[str, Layout] = {
     # One tensor only, whatever its key: A1111 refuses a second one.
-    "StableDiffusionPipeline": Layout(
+    SD: Layout(
         ("emb_params",),
-        {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v"},
+        _STABILITY,
         {},
         {"emb_params": ("emp_params", "clip_l", "clip_h", "string_to_param.*")},
         1,
         ("stable-diffusion-v1", "stable-diffusion-v2"),
     ),
-    "StableDiffusionXLPipeline": Layout(
-        ("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}, 2, ("stable-diffusion-xl",)
-    ),
-    "StableDiffusion3Pipeline": Layout(
+    SDXL: Layout(("clip_l", "clip_g"), _STABILITY, {}, {}, 2, ("stable-diffusion-xl",)),
+    SD3: Layout(
         ("clip_l", "clip_g", "t5xxl"),
-        {768: "stable-diffusion-v3-medium"},
+        _STABILITY,
         {"t5xxl": "t5"},
         {"t5xxl": ("t5",)},
         2,
         ("stable-diffusion-v3", "stable-diffusion-3"),
     ),
-    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2, ("flux",)),
+    FLUX: Layout(
+        ("clip_l", "t5xxl"),
+        "https://github.com/black-forest-labs/flux",
+        {"t5xxl": "t5"},
+        {"t5xxl": ("t5",)},
+        2,
+        ("flux",),
+    ),
 }
 # Keys that tell for which text encoder a tensor is.
 _ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
 
 
-def export_embedding(action: Action, family: str, folder: str | Path) -> list[Path]:
+def export_embedding(action: Action, base: Base, folder: str | Path) -> list[Path]:
     """Write an action's vectors for other tools, under its `trigger`. A LoRA it has is not in them.
 
     ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``.
     Families with one text encoder also get ``<trigger>/learned_embeds.safetensors``, whose key is the token itself.
 
     Args:
-        action: Learned on a model of the family.
-        family: Key of `LAYOUTS`, the class that ``model_index.json`` names.
+        action: Learned on a model like the base.
+        base: Of the model.
         folder: Made if missing; files of these names are replaced.
 
     Returns:
@@ -100,28 +100,16 @@ def export_embedding(action: Action, family: str, folder: str | Path) -> list[Pa
             of them.
         DataError: The folder cannot be written.
     """
-    layout = layout_of(family)
-    tensors = words_of(action, family)
+    layout = layout_of(base.family)
+    tensors = words_of(action, base.family)
     word = trigger(action.name)
-    metadata = spec(
-        f"{layout.architecture(action)}/textual-inversion",
-        _IMPLEMENTATION,
-        word,
-        date=datetime.now(UTC).replace(microsecond=0).isoformat(),
-        trigger_phrase=word,
-        usage_hint=f"A1111, Forge: {word}; ComfyUI: embedding:{word}",
-        is_negative_embedding="false",
-        tags="action",
-    ) | {
-        "twinact.action": action.name,
-        "twinact.base": action.model_id,
-        "twinact.n_vectors": str(len(action.vectors[0])),
-        "twinact.library_version": __version__,
-    }
+    usage = f"A1111, Forge: {word}; ComfyUI: embedding:{word}"
+    metadata = about(action, f"{base.architecture}/textual-inversion", layout.implementation, usage)
+    metadata["modelspec.is_negative_embedding"] = "false"
     contents = (tensors, {word: action.vectors[0]})
     return [
         atomic_write_bytes(path, pack(content, metadata))
-        for path, content in zip(embedding_files(action.name, family, folder), contents, strict=False)
+        for path, content in zip(embedding_files(action.name, base.family, folder), contents, strict=False)
     ]
 
 
@@ -130,15 +118,6 @@ def embedding_files(name: str, family: str, folder: str | Path) -> tuple[Path, .
     folder, word = Path(folder), trigger(name)
     shared, own = folder / f"{word}.safetensors", folder / word / "learned_embeds.safetensors"
     return (shared, own) if len(layout_of(family).keys) == 1 else (shared,)
-
-
-def trigger(name: str) -> str:
-    """The word to type for an action in other tools: its name, with ``twa-`` before it.
-
-    A name may be a word that the model knows, which diffusers refuses as a token and A1111 would replace in every
-    prompt. No tokenizer knows a word that begins so.
-    """
-    return f"twa-{name.removeprefix('twa-')}"
 
 
 def words_of(action: Action, family: str) -> dict[str, Tensor]:
@@ -163,7 +142,7 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
 
     Args:
         path: A safetensors file; other formats run code when they are read, and are refused.
-        family: Key of `LAYOUTS`.
+        family: Pipeline class of the model, as `twinact.backbones.family` gives it.
         name: Of the action.
         model_id: Of the model that it is for.
         widths: Of the model's text encoders, in the order of `Backbone.token_tables`.
