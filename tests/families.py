@@ -17,6 +17,8 @@ from twinact.backbones.flux import Flux
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sd3 import StableDiffusion3
 from twinact.backbones.sdxl import StableDiffusionXL
+from twinact.export import Base
+from twinact.sample import generate
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ FAMILIES = {
 }
 # One of each architecture, for what takes long.
 CORE = ("sd", "sdxl", "sd3", "flux")
+BASES = {
+    "sd": Base("StableDiffusionPipeline", "stable-diffusion-v1", layers_per_block=1),
+    "sdxl": Base("StableDiffusionXLPipeline", "stable-diffusion-xl-v1-base", layers_per_block=1),
+    "sd3": Base("StableDiffusion3Pipeline", "stable-diffusion-v3-medium"),
+    "flux": Base("FluxPipeline", "flux-1-dev"),
+}
+PIPELINES = {name: base.family for name, base in BASES.items()}
 
 
 @cache
@@ -74,7 +83,7 @@ def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
 @torch.no_grad()
 def stock_text(name: str, pipeline: DiffusionPipeline, prompts: Sequence[str]) -> TextCond:
     """What the stock pipeline's `encode_prompt` gives for prompts."""
-    kind = type(pipeline).__name__
+    kind = next(kind.__name__ for kind in type(pipeline).__mro__ if kind.__name__ in PIPELINES.values())
     options: dict[str, Any] = {"device": "cpu", **FAMILIES[name].text}
     if kind == "StableDiffusion3Pipeline":
         options |= {"prompt_2": None, "prompt_3": None}
@@ -104,3 +113,30 @@ def times(backbone: Backbone, *shares: float) -> Tensor:
 
 def pixels(images: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image, dtype=np.int16) for image in images])
+
+
+def drawn_by_stock(name: str, prepare: Callable[..., None], prompt: str = "a robot in the park") -> np.ndarray:
+    """A picture by the stock pipeline after something was loaded into it."""
+    backbone, stock = backbone_of(name), FAMILIES[name].make()
+    stock.set_progress_bar_config(disable=True)
+    for module in modules(stock).values():
+        module.eval()  # as `from_pretrained` leaves them
+    prepare(stock)
+    assert stock.get_list_adapters()
+    return pixels(
+        stock(
+            prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
+            guidance_scale=backbone.guidance, height=backbone.image_size, width=backbone.image_size,
+            **FAMILIES[name].text,
+        ).images
+    )  # fmt: skip
+
+
+def drawn_by_us(
+    name: str, weights: dict[str, Tensor], prompt: str = "a robot in the park", **vectors: list[Tensor]
+) -> np.ndarray:
+    """A picture by twinact with a LoRA and the vectors of <words>."""
+    backbone = backbone_of(name)
+    words = {f"<{key}>": value for key, value in vectors.items()}
+    options = {"seeds": [4], "steps": 2, "guidance": backbone.guidance}
+    return pixels(generate(backbone, [prompt], words, loras=[weights], **options))

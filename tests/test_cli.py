@@ -321,13 +321,21 @@ class TestMove:
 
 
 def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "exports"
-    paths = done("export", learned, "--model", model, "--out", out).stdout.split()
-    assert [Path(path).name for path in paths] == ["leap.safetensors", "learned_embeds.safetensors"]
-    assert "not replaced" in refused("export", learned, "--model", model, "--out", out)
+    result = done("export", learned, "--model", model, "--out", tmp_path / "exports")
+    assert "type: twa-leap (" in result.stderr and "embedding:twa-leap (" in result.stderr
+    paths = [Path(path) for path in result.stdout.split()]
+    assert [path.name for path in paths] == ["twa-leap.safetensors", "learned_embeds.safetensors"]
     back = tmp_path / "back.action.safetensors"
     done("import", paths[0], "--name", "back", "--model", model, "--out", back)
     assert Action.load(back).vectors[0].equal(Action.load(learned).vectors[0])
+    for kept, gone in (paths, reversed(paths)):
+        content = gone.read_bytes()
+        gone.unlink()
+        assert f"{kept.name}' already exists" in refused(
+            "export", learned, "--model", model, "--out", tmp_path / "exports"
+        )
+        assert not gone.exists()  # nothing is written before all is looked at
+        gone.write_bytes(content)
 
 
 def test_debug_shows_the_traceback() -> None:

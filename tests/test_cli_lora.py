@@ -110,11 +110,11 @@ def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, act
 def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
     paths = done("export", learned, "--model", model)
     assert [str(path) for path in paths] == [
-        "exports/leap.safetensors",
-        "exports/leap/learned_embeds.safetensors",
-        "exports/leap/pytorch_lora_weights.safetensors",
-        "exports/lora/leap.safetensors",
-        "exports/bundle/leap.safetensors",
+        "exports/twa-leap.safetensors",
+        "exports/twa-leap/learned_embeds.safetensors",
+        "exports/twa-leap/pytorch_lora_weights.safetensors",
+        "exports/lora/twa-leap.safetensors",
+        "exports/bundle/twa-leap.safetensors",
     ]
     assert "not replaced" in refused("export", learned, "--model", model)
     back = Action.load(done("import", paths[-1], "--name", "back", "--out", "back", "--model", model)[0])

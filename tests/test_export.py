@@ -2,23 +2,31 @@
 
 import hashlib
 import json
+import re
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from families import FAMILIES, backbone_of
+from families import BASES, FAMILIES, PIPELINES, backbone_of, modules, stock_text
 from tiny import tiny_sd
-from twinact import PLACEHOLDER
+from twinact import PLACEHOLDER, __version__
 from twinact.action import Action
 from twinact.backbones.sd import StableDiffusion
+from twinact.configs import LearnConfig
 from twinact.errors import CheckpointError, ConfigError
-from twinact.export import LAYOUTS, export_embedding, import_embedding
+from twinact.export import LAYOUTS, Base, export_embedding, import_embedding, trigger
+from twinact.files import tensor_hash
 from twinact.sample import generate
+from twinact.space import ActionSpace
 
 SD = "StableDiffusionPipeline"
+# Where docs/other_tools.md says how diffusers loads embeddings.
+_HEADINGS = {"sd": "Stable Diffusion 1 and 2", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "flux": "FLUX.1"}
 
 
 @pytest.fixture
@@ -44,64 +52,200 @@ def _pixels(action: Action, files: list[Path], **loading: str) -> tuple[bytes, b
 
 
 def test_stock_loader_draws_the_same_pixels_from_both_files(action: Action, tmp_path: Path) -> None:
-    shared, diffusers_own = export_embedding(action, SD, tmp_path)
+    shared, diffusers_own = export_embedding(action, BASES["sd"], tmp_path)
     ours, theirs = _pixels(action, [shared], token=action.name)
     assert ours == theirs
     ours, theirs = _pixels(action, [diffusers_own])
     assert ours == theirs
 
 
-@pytest.mark.parametrize(("name", "family"), [("sdxl", "StableDiffusionXLPipeline"), ("flux", "FluxPipeline")])
-def test_stock_pipelines_of_two_text_encoders_draw_the_same_pixels(name: str, family: str, tmp_path: Path) -> None:
-    backbone = backbone_of(name)
-    generator = torch.Generator().manual_seed(2)
+def _documented(name: str) -> str:
+    """The lines that docs/other_tools.md gives for a family in diffusers."""
+    page = Path(__file__).parents[1].joinpath("docs", "other_tools.md").read_text(encoding="utf-8")
+    lines = page.partition(f"### {_HEADINGS[name]}\n")[2].partition("\n##")[0]
+    return "".join(re.findall(r"```python\n(.*?)```", lines, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("name", _HEADINGS)
+def test_documented_lines_make_an_untouched_stock_pipeline_draw_the_same_pixels(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, generator = backbone_of(name), torch.Generator().manual_seed(2)
     vectors = [
         table.weight.std() * torch.randn(3, table.width, generator=generator) for table in backbone.token_tables()
     ]
     action = Action("twa-leap", vectors, backbone.model_id)
-    drawing = {"steps": 2, "guidance": backbone.guidance}
-    ours = generate(backbone, ["a robot <act> in the park"], {PLACEHOLDER: vectors}, seeds=[4], **drawing)[0]
-
+    export_embedding(action, BASES[name], tmp_path / "exports")
+    monkeypatch.chdir(tmp_path)
     stock = FAMILIES[name].make()
+    for module in modules(stock).values():
+        module.eval()  # as `from_pretrained` leaves them
+    scope: dict[str, Any] = {"pipeline": stock}
+    exec(_documented(name), scope)
+    stock, prompt = scope["pipeline"], scope["prompt"]
+
+    theirs = stock_text(name, stock, [prompt])
+    ours = backbone.encode_text(["a robot <act> in the park"], {PLACEHOLDER: vectors})
+    assert float(torch.cosine_similarity(ours.hidden, theirs.hidden, dim=-1).min()) >= 0.9999
+    assert (ours.pooled is None) == (theirs.pooled is None) == (name == "sd")
+    if ours.pooled is not None and theirs.pooled is not None:
+        assert float(torch.cosine_similarity(ours.pooled, theirs.pooled).min()) >= 0.9999
+
     stock.set_progress_bar_config(disable=True)
-    tensors = load_file(export_embedding(action, family, tmp_path)[0])
-    for key, part in zip(LAYOUTS[family].keys, ("", "_2"), strict=True):
-        encoder, tokenizer = getattr(stock, f"text_encoder{part}"), getattr(stock, f"tokenizer{part}")
-        stock.load_textual_inversion(tensors[key], token=action.name, text_encoder=encoder, tokenizer=tokenizer)
-    loaded = type(backbone)(stock, "stock")  # pools at the true end of text, which added tokens hide from CLIP
-    theirs = loaded.pipeline()(
-        f"a robot {action.name} in the park", generator=[torch.Generator("cpu").manual_seed(4)],
-        num_inference_steps=2, guidance_scale=backbone.guidance, height=backbone.image_size,
-        width=backbone.image_size, **FAMILIES[name].text,
+    theirs = stock(
+        prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
+        guidance_scale=backbone.guidance, height=backbone.image_size, width=backbone.image_size,
+        **FAMILIES[name].text,
     ).images[0]  # fmt: skip
+    drawing = {"seeds": [4], "steps": 2, "guidance": backbone.guidance}
+    ours = generate(backbone, ["a robot <act> in the park"], {PLACEHOLDER: vectors}, **drawing)[0]
     assert ours.tobytes() == theirs.tobytes()
 
 
+def test_stock_loader_refuses_the_file_of_two_text_encoders_whole(tmp_path: Path) -> None:
+    action = Action("twa-leap", [torch.ones(2, 32), torch.ones(2, 48)], "xl@0")
+    path = export_embedding(action, BASES["sdxl"], tmp_path)[0]
+    with pytest.raises(ValueError, match="Loaded state dictionary is incorrect"):
+        FAMILIES["sdxl"].make().load_textual_inversion(path, token=action.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "architecture"),
+    [
+        ("sd", {"unet": {"cross_attention_dim": 768}}, "stable-diffusion-v1"),
+        ("sd", {"unet": {"cross_attention_dim": 1024}}, "stable-diffusion-v2-512"),
+        (
+            "sd",
+            {"unet": {"cross_attention_dim": 1024}, "scheduler": {"prediction_type": "v_prediction"}},
+            "stable-diffusion-v2-768-v",
+        ),
+        ("sdxl", {"unet": {"cross_attention_dim": 2048}}, "stable-diffusion-xl-v1-base"),
+        ("sd3", {"transformer": {"num_layers": 24, "qk_norm": None}}, "stable-diffusion-v3-medium"),
+        ("sd3", {"transformer": {"num_layers": 24, "qk_norm": "rms_norm"}}, "stable-diffusion-v3.5-medium"),
+        ("sd3", {"transformer": {"num_layers": 38, "qk_norm": "rms_norm"}}, "stable-diffusion-v3.5-large"),
+        ("flux", {"transformer": {"guidance_embeds": True}}, "flux-1-dev"),
+        ("flux", {"transformer": {"guidance_embeds": False}}, "flux-1-schnell"),
+    ],
+)
+def test_the_base_is_read_from_the_model(
+    name: str, parts: dict[str, dict[str, Any]], architecture: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": PIPELINES[name]}))
+    for part, settings in parts.items():
+        (tmp_path / part).mkdir()
+        file = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (tmp_path / part / file).write_text(json.dumps(settings))
+    base = Base.of(tmp_path)
+    assert base.architecture == architecture and base.family == PIPELINES[name]
+    before = Action("leap", [torch.ones(1, 8) for _ in LAYOUTS[base.family].keys], "m@1")
+    with safe_open(export_embedding(before, base, tmp_path)[0], "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.architecture"] == f"{architecture}/textual-inversion"
+    author = "black-forest-labs/flux" if name == "flux" else "Stability-AI/generative-models"
+    assert metadata["modelspec.implementation"] == f"https://github.com/{author}"
+
+
+def test_the_header_says_where_the_action_comes_from(space: ActionSpace, tmp_path: Path) -> None:
+    config = LearnConfig(name="leap", seed=7, steps=40).to_dict()
+    action = Action.from_coefficients("leap", space, torch.ones(space.slots, space.rank), meta={"config": config})
+    with safe_open(export_embedding(action, BASES["sd"], tmp_path)[0], "pt") as file:
+        own = {key: value for key, value in file.metadata().items() if key.startswith("twinact.")}
+    assert own == {
+        "twinact.format_version": "1",
+        "twinact.library_version": __version__,
+        "twinact.action": "leap",
+        "twinact.base": space.model_id,
+        "twinact.n_vectors": "3",
+        "twinact.coefficients_sha256": tensor_hash({"coefficients": action.point(space)}),
+        "twinact.basis_id": space.hash,
+        "twinact.config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "twinact.seed": "7",
+        "twinact.steps": "40",
+    }
+
+
+def test_a_name_that_the_model_knows_is_exported_as_a_word_that_it_does_not(tmp_path: Path) -> None:
+    stock = tiny_sd()
+    assert "jumping</w>" in stock.tokenizer.get_vocab() and len(stock.tokenizer.tokenize(trigger("jumping"))) > 1
+    for name in ("jumping", "twa-jumping"):
+        shared, own = export_embedding(Action(name, [torch.ones(2, 32)], "tiny@0"), BASES["sd"], tmp_path / name)
+        assert trigger(name) == shared.stem == own.parent.name == next(iter(load_file(own))) == "twa-jumping"
+    stock.load_textual_inversion(own)
+    assert "twa-jumping" in stock.tokenizer.get_vocab()
+    t5 = FAMILIES["flux"].make().tokenizer_2
+    assert len(t5.tokenize(trigger("jumping"))) > 1
+
+
 def test_file_for_a1111_has_one_tensor_and_the_specified_header(action: Action, tmp_path: Path) -> None:
-    path = export_embedding(action, SD, tmp_path)[0]
+    path = export_embedding(action, BASES["sd"], tmp_path)[0]
     assert path == tmp_path / "twa-leap.safetensors"
     assert {key: tuple(tensor.shape) for key, tensor in load_file(path).items()} == {"emb_params": (3, 32)}
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
-    assert metadata["modelspec.trigger_phrase"] == "twa-leap"
+    assert metadata["modelspec.trigger_phrase"] == "twa-leap" and "twa-leap" in metadata["modelspec.description"]
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     assert length % 8 == 0 and list(json.loads(data[8 : 8 + length])["__metadata__"]) == sorted(metadata)
     assert metadata["modelspec.hash_sha256"] == f"0x{hashlib.sha256(data[8 + length :]).hexdigest()}"
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
-@pytest.mark.parametrize("every", [True, False])
-def test_what_is_exported_can_be_imported(family: str, every: bool, tmp_path: Path) -> None:
-    count = len(LAYOUTS[family].keys) if every else LAYOUTS[family].required
-    widths = [8 + 4 * i for i in range(count)]
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("sd", {"emb_params"}),
+        ("sdxl", {"clip_l", "clip_g"}),
+        ("sd3", {"clip_l", "clip_g", "t5xxl", "t5"}),
+        ("sd3", {"clip_l", "clip_g"}),
+        ("flux", {"clip_l", "t5xxl", "t5"}),
+    ],
+)
+def test_keys_are_those_of_the_readers_and_can_be_imported(name: str, keys: set[str], tmp_path: Path) -> None:
+    widths = [8 + 4 * i for i in range(len(keys - {"t5"}))]
     before = Action("leap", [torch.randn(2, width) for width in widths], "m@1")
-    for path in export_embedding(before, family, tmp_path):
-        after = import_embedding(path, family, name="back", model_id="m@1", widths=widths)
+    paths = export_embedding(before, BASES[name], tmp_path)
+    tensors = load_file(paths[0])
+    assert set(tensors) == keys
+    assert "t5" not in keys or torch.equal(tensors["t5"], tensors["t5xxl"])
+    for path in paths:
+        after = import_embedding(path, PIPELINES[name], name="back", model_id="m@1", widths=widths)
         assert all(torch.equal(a, b) for a, b in zip(before.vectors, after.vectors, strict=True))
         assert after.coefficients is None
+
+
+# Real widths of the text encoders.
+_MODELS = {
+    "sd1": (BASES["sd"], [768]),
+    "sd2": (Base(SD, "stable-diffusion-v2-768-v"), [1024]),
+    "sdxl": (BASES["sdxl"], [768, 1280]),
+    "sd3": (BASES["sd3"], [768, 1280, 4096]),
+    "sd3-without-t5": (BASES["sd3"], [768, 1280]),
+    "flux": (BASES["flux"], [768, 4096]),
+}
+_FITS = {("sd3", "sd3-without-t5")}
+# Files that a tool without headers writes alike for both.
+_SAME_KEYS = {("sdxl", "sd3-without-t5"), ("sd3-without-t5", "sdxl")}
+
+
+@pytest.mark.parametrize(("made_for", "used_on"), list(permutations(_MODELS, 2)), ids=" on ".join)
+@pytest.mark.parametrize("header", [True, False])
+def test_an_embedding_for_another_model_is_refused(made_for: str, used_on: str, header: bool, tmp_path: Path) -> None:
+    (base, widths), (other, other_widths) = _MODELS[made_for], _MODELS[used_on]
+    before = Action("twa-leap", [torch.ones(2, width) for width in widths], "m@1")
+    for path in export_embedding(before, base, tmp_path):
+        if not header:
+            save_file(load_file(path), path)
+
+        def read(path: Path = path) -> Action:
+            return import_embedding(path, other.family, name="back", model_id="m@2", widths=other_widths)
+
+        if (made_for, used_on) in _FITS | (set() if header else _SAME_KEYS):
+            assert [vectors.shape[1] for vectors in read().vectors] == other_widths
+            continue
+        with pytest.raises(CheckpointError, match=r"made for (another|stable|flux)") as caught:
+            read()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +271,10 @@ def test_what_cannot_be_used_is_one_line(action: Action, tmp_path: Path) -> None
         widths = [width] * len(LAYOUTS[family].keys)
         return import_embedding(path, family, name="leap", model_id="m@1", widths=widths)
 
-    path = export_embedding(action, SD, tmp_path)[0]
+    path = export_embedding(action, BASES["sd"], tmp_path)[0]
     with pytest.raises(CheckpointError, match="32 wide and the model takes 768"):
         read(path, width=768)
-    with pytest.raises(CheckpointError, match="no clip_l: it is made for another family"):
+    with pytest.raises(CheckpointError, match="made for stable-diffusion-v1, not for StableDiffusionXLPipeline"):
         read(path, "StableDiffusionXLPipeline")
     (tmp_path / "old.pt").write_bytes(b"\x80\x02")
     with pytest.raises(CheckpointError, match="run code"):
@@ -139,9 +283,9 @@ def test_what_cannot_be_used_is_one_line(action: Action, tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="cannot be read"):
         read(tmp_path / "broken.safetensors")
     with pytest.raises(ConfigError, match="1 text encoders and StableDiffusionXLPipeline has 2"):
-        export_embedding(action, "StableDiffusionXLPipeline", tmp_path)
+        export_embedding(action, BASES["sdxl"], tmp_path)
     with pytest.raises(ConfigError, match="use one of"):
-        export_embedding(action, "KandinskyPipeline", tmp_path)
+        export_embedding(action, Base("KandinskyPipeline", "kandinsky"), tmp_path)
     many = Action("many", [torch.zeros(8, 32)], "tiny@0")
     with pytest.raises(ConfigError, match="at most 7"):
-        export_embedding(many, SD, tmp_path)
+        export_embedding(many, BASES["sd"], tmp_path)

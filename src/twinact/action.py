@@ -4,7 +4,6 @@ Actions are never changed in place: moving one gives a new one, with its vectors
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from twinact.configs import check_name
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.files import read_safetensors, write_safetensors
 from twinact.space import ActionSpace
 
 FORMAT_VERSION = 1
-_NAME = re.compile(r"[a-z][a-z0-9_-]{1,31}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Action:
     """An action by name. Letters in shapes: s slots, r rank, k slots that are present, w width of one encoder.
 
     Attributes:
-        name: 2 to 32 of a-z, 0-9, _ and -, starting with a letter; lower case, as tokenizers have no other.
+        name: 2 to 32 of a-z, 0-9, _ and -, starting with a letter and no number such as
+            "inf"; lower case, as tokenizers have no other.
         vectors: One (k, w) tensor per text encoder, as `Backbone.encode_text` takes them. Kept, like
             the coefficients, as a float32 copy on the CPU. None at all in what is only a LoRA of another tool.
         model_id: The backbone that it was made for.
@@ -72,10 +72,7 @@ class Action:
             ConfigError: The name is not allowed, or parts do not fit together.
             DataError: A number is not finite.
         """
-        if not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"action name {self.name!r} is not allowed: use 2 to 32 of a-z, 0-9, _ and -, starting with a letter"
-            )
+        check_name(self.name)
         # Copies: a training run goes on changing the tensors that it hands over.
         object.__setattr__(self, "vectors", tuple(_stored(vectors) for vectors in self.vectors))
         object.__setattr__(self, "coefficients", None if self.coefficients is None else _stored(self.coefficients))

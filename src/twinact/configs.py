@@ -70,11 +70,7 @@ class LearnConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or _is_number(self.name):
-            raise ConfigError(
-                f"name {self.name!r} must be 2 to 32 of a-z, 0-9, '_', '-', start with a letter and not read as a "
-                "number, e.g. 'twa-leap'"
-            )
+        check_name(self.name)
         _check_choice("method", self.method, METHODS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_integer("steps", self.steps, 1, 1_000_000)
@@ -150,6 +146,20 @@ class RunConfig:
         _check_choice("memory", self.memory, MEMORY)
         _check_integer("accumulate", self.accumulate, 1, 4096)
         _check_integer("checkpoint_every", self.checkpoint_every, 1, 1_000_000)
+
+
+@no_type_check
+def check_name(name: str) -> None:
+    """Refuses what cannot be the name of an action.
+
+    Raises:
+        ConfigError: It has other characters or another length, or reads as a number ("inf").
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or _is_number(name):
+        raise ConfigError(
+            f"name {name!r} must be 2 to 32 of a-z, 0-9, '_', '-', start with a letter and not read as a number, "
+            "e.g. 'leap'"
+        )
 
 
 def _is_number(text: str) -> bool:

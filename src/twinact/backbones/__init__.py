@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twinact.backbones.weights import denoiser_weights
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
@@ -136,11 +136,11 @@ def _short_hash(folder: Path) -> str:
     return hashlib.sha256(first + str(weights.stat().st_size).encode()).hexdigest()[:8]
 
 
-def layers_per_block(name_or_path: str | Path) -> int:
-    """Layers in each block of a model's UNet, 2 in all published ones; arguments and errors as `family`."""
-    config = _find(str(name_or_path))[0] / "unet" / "config.json"
-    found = json.loads(config.read_text(encoding="utf-8")).get("layers_per_block", 2) if config.is_file() else 2
-    return found if isinstance(found, int) else 2
+def settings(name_or_path: str | Path, part: str) -> dict[str, Any]:
+    """What the JSON file of a model's part says ("unet", "scheduler"), {} if it has none; arguments as `family`."""
+    file = "scheduler_config.json" if part == "scheduler" else "config.json"
+    path = _find(str(name_or_path))[0] / part / file
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 @contextmanager

@@ -17,27 +17,30 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("exports"),
     model: Model = "nano",
 ) -> None:
-    """Write an action for A1111, Forge, ComfyUI and diffusers. Its name is the word to type.
+    """Write an action for A1111, Forge, ComfyUI and diffusers. The word to type there is twa- and its name.
 
     Its vectors become embedding files; a LoRA goes, for each of these tools, into files of its own and once together
     with the embedding.
     """
     from twinact.action import Action
-    from twinact.backbones import family, layers_per_block
-    from twinact.export import export_embedding, export_lora, lora_files
+    from twinact.export import Base, embedding_files, export_embedding, export_lora, lora_files, trigger
+    from twinact.export.base import SD, SDXL
 
     action = Action.load(action_file)
-    kind = family(model)
-    for path in (out / f"{action.name}.safetensors", *(lora_files(action.name, out) if action.lora else ())):
+    base, word = Base.of(model), trigger(action.name)
+    for path in (
+        *embedding_files(action.name, base.family, out),
+        *(lora_files(action.name, out) if action.lora else ()),
+    ):
         new_file(path)
-    for path in export_embedding(action, kind, out):
+    for path in export_embedding(action, base, out):
         typer.echo(path)
-    say(f"type: {action.name} (A1111, Forge), embedding:{action.name} (ComfyUI)")
+    say(f"type: {word} (A1111, Forge, diffusers), embedding:{word} (ComfyUI)")
     if action.lora:
-        for path in export_lora(action, kind, out, layers_per_block=layers_per_block(model)):
+        for path in export_lora(action, base, out):
             typer.echo(path)
-        say(f"with its LoRA: <lora:{action.name}:1> {action.name} (A1111, Forge; the file in bundle/ brings the word)")
-        if not kind.startswith(("StableDiffusionPipeline", "StableDiffusionXLPipeline")):
+        say(f"with its LoRA: <lora:{word}:1> {word} (A1111, Forge; the file in bundle/ brings the word)")
+        if base.family not in (SD, SDXL):
             say("note: layers are named as OneTrainer does; tools that read kohya's own names alone cannot use them")
 
 

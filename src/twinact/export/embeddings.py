@@ -6,22 +6,21 @@ What each of them accepts differs; the keys written here are those that all read
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from torch import Tensor
 
-from twinact import __version__
 from twinact.action import Action
 from twinact.errors import CheckpointError, ConfigError
-from twinact.export.modelspec import pack, spec
+from twinact.export.base import FLUX, SD, SD3, SDXL, Base
+from twinact.export.modelspec import about, pack, trigger
 from twinact.files import atomic_write_bytes
 
 # ComfyUI moves up to 7 tokens of an embedding as a whole and may cut longer ones across chunks.
 MAX_VECTORS = 7
 BUNDLE = "bundle_emb."
 """Begins the keys of embeddings inside of LoRA files."""
-_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+_STABILITY = "https://github.com/Stability-AI/generative-models"
 
 
 @dataclass(frozen=True)
@@ -30,84 +29,95 @@ class Layout:
 
     Attributes:
         keys: Key of each text encoder's vectors, in the order of `Backbone.token_tables`.
-        architectures: ModelSpec's name of the family, by the width of the first text encoder.
+        implementation: ModelSpec's, for files of these keys.
         aliases: Key to a second one under which other readers look for the same vectors.
         spellings: Further keys that readers must understand, by key.
         required: Text encoders that every model of the family has; the ones after them may be left out.
+        names: How ModelSpec's architecture of the family begins, in files of any tool.
     """
 
     keys: tuple[str, ...]
-    architectures: dict[int, str]
+    implementation: str
     aliases: dict[str, str]
     spellings: dict[str, tuple[str, ...]]
     required: int
+    names: tuple[str, ...]
 
-    def architecture(self, action: Action) -> str:
-        """ModelSpec's name of the model that an action was made for."""
-        return self.architectures.get(action.vectors[0].shape[1], next(iter(self.architectures.values())))
+    @property
+    def known(self) -> set[str]:
+        """All keys that may hold vectors of the family."""
+        return {*self.keys, *(key for others in self.spellings.values() for key in others)}
 
 
 LAYOUTS: dict[str, Layout] = {
     # One tensor only, whatever its key: A1111 refuses a second one.
-    "StableDiffusionPipeline": Layout(
+    SD: Layout(
         ("emb_params",),
-        {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v"},
+        _STABILITY,
         {},
         {"emb_params": ("emp_params", "clip_l", "clip_h", "string_to_param.*")},
         1,
+        ("stable-diffusion-v1", "stable-diffusion-v2"),
     ),
-    "StableDiffusionXLPipeline": Layout(("clip_l", "clip_g"), {768: "stable-diffusion-xl-v1-base"}, {}, {}, 2),
-    "StableDiffusion3Pipeline": Layout(
-        ("clip_l", "clip_g", "t5xxl"), {768: "stable-diffusion-v3-medium"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2
+    SDXL: Layout(("clip_l", "clip_g"), _STABILITY, {}, {}, 2, ("stable-diffusion-xl",)),
+    SD3: Layout(
+        ("clip_l", "clip_g", "t5xxl"),
+        _STABILITY,
+        {"t5xxl": "t5"},
+        {"t5xxl": ("t5",)},
+        2,
+        ("stable-diffusion-v3", "stable-diffusion-3"),
     ),
-    "FluxPipeline": Layout(("clip_l", "t5xxl"), {768: "flux-1-dev"}, {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 2),
+    FLUX: Layout(
+        ("clip_l", "t5xxl"),
+        "https://github.com/black-forest-labs/flux",
+        {"t5xxl": "t5"},
+        {"t5xxl": ("t5",)},
+        2,
+        ("flux",),
+    ),
 }
+# Keys that tell for which text encoder a tensor is.
+_ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
 
 
-def export_embedding(action: Action, family: str, folder: str | Path) -> list[Path]:
-    """Write an action's vectors for other tools; its name is the word to type there. A LoRA it has is not in them.
+def export_embedding(action: Action, base: Base, folder: str | Path) -> list[Path]:
+    """Write an action's vectors for other tools, under its `trigger`. A LoRA it has is not in them.
 
-    ``<name>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``. Families
-    with one text encoder also get ``<name>/learned_embeds.safetensors``, whose key is the token itself.
+    ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``.
+    Families with one text encoder also get ``<trigger>/learned_embeds.safetensors``, whose key is the token itself.
 
     Args:
-        action: Learned on a model of the family.
-        family: Key of `LAYOUTS`, the class that ``model_index.json`` names.
+        action: Learned on a model like the base.
+        base: Of the model.
         folder: Made if missing; files of these names are replaced.
 
     Returns:
-        The files.
+        The files, as `embedding_files` names them.
 
     Raises:
         ConfigError: The family is unknown, the action has vectors for another number of text encoders, or too many
             of them.
         DataError: The folder cannot be written.
     """
-    layout = layout_of(family)
-    tensors = words_of(action, family)
-    count = len(action.vectors[0])
-    metadata = spec(
-        f"{layout.architecture(action)}/textual-inversion",
-        _IMPLEMENTATION,
-        action.name,
-        date=datetime.now(UTC).replace(microsecond=0).isoformat(),
-        trigger_phrase=action.name,
-        usage_hint=f"A1111, Forge: {action.name}; ComfyUI: embedding:{action.name}",
-        is_negative_embedding="false",
-        tags="action",
-    ) | {
-        "twinact.action": action.name,
-        "twinact.base": action.model_id,
-        "twinact.n_vectors": str(count),
-        "twinact.library_version": __version__,
-    }
-    folder = Path(folder)
-    files = [atomic_write_bytes(folder / f"{action.name}.safetensors", pack(tensors, metadata))]
-    if len(layout.keys) == 1:
-        own = {action.name: action.vectors[0]}
-        path = folder / action.name / "learned_embeds.safetensors"
-        files.append(atomic_write_bytes(path, pack(own, metadata)))
-    return files
+    layout = layout_of(base.family)
+    tensors = words_of(action, base.family)
+    word = trigger(action.name)
+    usage = f"A1111, Forge: {word}; ComfyUI: embedding:{word}"
+    metadata = about(action, f"{base.architecture}/textual-inversion", layout.implementation, usage)
+    metadata["modelspec.is_negative_embedding"] = "false"
+    contents = (tensors, {word: action.vectors[0]})
+    return [
+        atomic_write_bytes(path, pack(content, metadata))
+        for path, content in zip(embedding_files(action.name, base.family, folder), contents, strict=False)
+    ]
+
+
+def embedding_files(name: str, family: str, folder: str | Path) -> tuple[Path, ...]:
+    """Where `export_embedding` writes the file of most tools and, for one text encoder, that of diffusers."""
+    folder, word = Path(folder), trigger(name)
+    shared, own = folder / f"{word}.safetensors", folder / word / "learned_embeds.safetensors"
+    return (shared, own) if len(layout_of(family).keys) == 1 else (shared,)
 
 
 def words_of(action: Action, family: str) -> dict[str, Tensor]:
@@ -132,7 +142,7 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
 
     Args:
         path: A safetensors file; other formats run code when they are read, and are refused.
-        family: Key of `LAYOUTS`.
+        family: Pipeline class of the model, as `twinact.backbones.family` gives it.
         name: Of the action.
         model_id: Of the model that it is for.
         widths: Of the model's text encoders, in the order of `Backbone.token_tables`.
@@ -142,9 +152,14 @@ def import_embedding(path: str | Path, family: str, *, name: str, model_id: str,
     """
     layout, path = layout_of(family), Path(path)
     check_format(path)
-    tensors = read_tensors(path)
+    tensors, architecture = read_tensors(path)
     bundled = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith(BUNDLE)}
     found = bundled or tensors  # those of a bundle (``bundle_emb.<name>.<key>``) under their last name
+    foreign = [key for key in _ENCODERS if key in found and key not in layout.known]
+    if foreign:
+        raise CheckpointError(f"{path} has {', '.join(foreign)}: it is made for another family than {family}")
+    if any(architecture.startswith(other.names) for other in LAYOUTS.values() if other is not layout):
+        raise CheckpointError(f"{path} says that it is made for {architecture.partition('/')[0]}, not for {family}")
     vectors = []
     for key, width in zip(layout.keys, widths, strict=False):
         tensor = next((found[k] for k in (key, *layout.spellings.get(key, ())) if k in found), None)
@@ -174,16 +189,17 @@ def layout_of(family: str) -> Layout:
     return LAYOUTS[family]
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a foreign file.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a foreign file, and the architecture that its header names, "" if none.
 
     Raises:
         CheckpointError: It is damaged or something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            architecture = (file.metadata() or {}).get("modelspec.architecture", "")
+            return {key: file.get_tensor(key) for key in file.keys()}, architecture.lower()  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}; copy it again") from error

@@ -22,9 +22,11 @@ from twinact.backbones.base import Backbone
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
 
+# Keys of layers, told by how they begin and end: a word such as "exploration" or "soft_light" is a key, too.
+_LORA = re.compile(r"(^|[._])lora[._](.+\.)?weight$")
 _OTHER_ADAPTERS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "LoCon",
-    "oft_": "OFT", r"\.diff(_b)?$": "full-weight", "lora_controlnet": "ControlNet",
+    r"\.dora_scale$": "DoRA", r"\.lora_magnitude_vector\b": "DoRA", r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr",
+    r"\.lora_mid\.": "LoCon", r"\.oft_": "OFT", r"\.diff(_b)?$": "full-weight", r"^lora_controlnet$": "ControlNet",
 }  # fmt: skip
 
 
@@ -46,8 +48,8 @@ def import_action(path: str | Path, family: str, *, name: str, backbone: Backbon
     """
     path = Path(path)
     check_format(path)
-    keys = read_tensors(path)
-    with_lora = any("lora" in key and not key.startswith(BUNDLE) for key in keys)
+    keys, _ = read_tensors(path)
+    with_lora = any(_LORA.search(key) for key in keys)
     for mark, kind in _OTHER_ADAPTERS.items():
         found = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
         if found is not None:
@@ -65,7 +67,7 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
     path = Path(path)
     if next(lora.layers(backbone), None) is not None:
         raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
-    tensors = {key: tensor for key, tensor in read_tensors(path).items() if not key.startswith(BUNDLE)}
+    tensors = {key: tensor for key, tensor in read_tensors(path)[0].items() if not key.startswith(BUNDLE)}
     modules = sum(key.endswith((".lora_down.weight", ".lora.down.weight", "lora_A.weight", "_lora.down.weight"))
                   for key in tensors)  # fmt: skip
     with quiet():
@@ -100,7 +102,7 @@ def _converted(path: Path, tensors: dict[str, Tensor], backbone: Backbone) -> tu
     takes = inspect.signature(pipeline.lora_state_dict).parameters
     extra: dict[str, Any] = {"unet_config": backbone.denoiser.config} if hasattr(pipeline, "unet") else {}
     source: Any = path  # for the alphas in its header
-    if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)):
+    if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)[0]):
         source = tensors
         if "return_alphas" not in takes or not any("lora_down" in key for key in tensors):
             source = _with_alphas(tensors)

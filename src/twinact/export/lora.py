@@ -6,42 +6,45 @@ In every file alpha equals the rank and is written down: readers disagree about 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from twinact import __version__
 from twinact.action import Action
 from twinact.errors import ConfigError
+from twinact.export.base import FLUX, SD, SD3, SDXL, Base
 from twinact.export.embeddings import layout_of, words_of
-from twinact.export.modelspec import pack, spec
+from twinact.export.modelspec import about, pack, trigger
 from twinact.files import atomic_write_bytes
 from twinact.lora import DOWN, UP
 
-SDXL = "StableDiffusionXLPipeline"
 # How kohya's scripts call the base; A1111 tells families apart by it.
 _KOHYA_BASES = {
-    "stable-diffusion-v1": "sd_v1", "stable-diffusion-v2-768-v": "sd_v2_v",
+    "stable-diffusion-v1": "sd_v1", "stable-diffusion-v2-512": "sd_v2", "stable-diffusion-v2-768-v": "sd_v2_v",
     "stable-diffusion-xl-v1-base": "sdxl_base_v1-0",
+    "stable-diffusion-v3-medium": "m", "stable-diffusion-v3.5-medium": "5-medium",
+    "stable-diffusion-v3.5-large": "5-large",
+    "flux-1-dev": "flux1", "flux-1-schnell": "flux1",
 }  # fmt: skip
+_KOHYA_MODULES = {SD: "lora", SDXL: "lora", SD3: "lora_sd3", FLUX: "lora_flux"}
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.|mid_block\.attentions\.0\.")
 
 
 def lora_files(name: str, folder: str | Path) -> tuple[Path, Path, Path]:
     """Where `export_lora` writes the diffusers file, the kohya file and the bundle of an action."""
-    folder = Path(folder)
-    diffusers = folder / name / "pytorch_lora_weights.safetensors"
-    return diffusers, folder / "lora" / f"{name}.safetensors", folder / "bundle" / f"{name}.safetensors"
+    folder, word = Path(folder), trigger(name)
+    diffusers = folder / word / "pytorch_lora_weights.safetensors"
+    return diffusers, folder / "lora" / f"{word}.safetensors", folder / "bundle" / f"{word}.safetensors"
 
 
-def export_lora(action: Action, family: str, folder: str | Path, *, layers_per_block: int = 2) -> list[Path]:
+def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
     """Write an action's LoRA for other tools, three times.
 
-    ``<name>/pytorch_lora_weights.safetensors`` is for `load_lora_weights` of diffusers. ``lora/<name>.safetensors``
-    has the layout of kohya's scripts, for the LoRA folder of A1111, Forge and ComfyUI; use it with the embedding.
-    ``bundle/<name>.safetensors`` is the same with the embedding inside, for A1111, Forge and OneTrainer.
+    ``<trigger>/pytorch_lora_weights.safetensors`` is for `load_lora_weights` of diffusers.
+    ``lora/<trigger>.safetensors`` has the layout of kohya's scripts, for the LoRA folder of A1111, Forge and ComfyUI;
+    use it with the embedding. ``bundle/<trigger>.safetensors`` is the same with the embedding inside, for A1111, Forge
+    and OneTrainer.
 
     Layers of Stable Diffusion 1 and 2 are named as in diffusers, those of XL as in the original code, as kohya's
     scripts do for both. Those of SD3 and FLUX are named as OneTrainer does (``lora_transformer_…``), which ComfyUI and
@@ -49,45 +52,37 @@ def export_lora(action: Action, family: str, folder: str | Path, *, layers_per_b
 
     Args:
         action: With vectors and a LoRA on the denoiser.
-        family: Key of `LAYOUTS`.
+        base: Of the model.
         folder: Made if missing; files of these names are replaced.
-        layers_per_block: Of an XL model's UNet, which numbers its blocks by it.
 
     Raises:
         ConfigError: The action has no LoRA or no vectors, its LoRA adapts a text encoder or, on XL, more than
             attention, or it was made for another family.
         DataError: The folder cannot be written.
     """
-    layout = layout_of(family)
+    layout = layout_of(base.family)
     part = "unet" if "unet" in action.lora_parts else "transformer"
-    _check(action, family, part)
+    _check(action, base.family, part)
     rank = max(len(weight) for key, weight in action.lora.items() if key.endswith(DOWN))
     weights = {key: _padded(weight, rank, 0 if key.endswith(DOWN) else 1) for key, weight in action.lora.items()}
     names = [key.removesuffix(DOWN) for key in weights if key.endswith(DOWN)]
-    architecture = f"{layout.architecture(action)}/lora"
-    about = {
-        "title": action.name,
-        "date": datetime.now(UTC).replace(microsecond=0).isoformat(),
-        "trigger_phrase": action.name,
-        "tags": "action",
-    }
-    own = {"twinact.action": action.name, "twinact.base": action.model_id, "twinact.library_version": __version__}
-
-    stock = spec(architecture, "diffusers", **about) | own
+    word = trigger(action.name)
+    kind = f"{base.architecture}/lora"
+    stock = about(action, kind, "diffusers", f"diffusers: load_lora_weights(file), and the embedding of {word}")
     stock |= {"format": "pt", "lora_adapter_metadata": json.dumps(_peft_config(names, rank, part), sort_keys=True)}
-    implementation = "https://github.com/Stability-AI/generative-models" if family == SDXL else "diffusers"
-    kohya = spec(architecture, implementation, **about) | own
-    kohya |= _kohya_header(action.name, rank, layout.architecture(action))
+    implementation = layout.implementation if base.family in (SDXL, FLUX) else "diffusers"
+    kohya = about(action, kind, implementation, f"A1111, Forge: <lora:{word}:1> {word}; ComfyUI: embedding:{word}")
+    kohya |= _kohya_header(word, rank, base)
     tensors = {}
     for name in names:
-        flat = _flat(name, family, layers_per_block)
+        flat = _flat(name, base)
         tensors[f"{flat}.lora_down.weight"] = weights[name + DOWN]
         tensors[f"{flat}.lora_up.weight"] = weights[name + UP]
         tensors[f"{flat}.alpha"] = torch.tensor(float(rank))
-    words = words_of(action, family)
+    words = words_of(action, base.family)
     if len(layout.keys) == 1:
         words = {"string_to_param.*": words[layout.keys[0]]}
-    bundled = {f"bundle_emb.{action.name}.{key}": vectors for key, vectors in words.items()}
+    bundled = {f"bundle_emb.{word}.{key}": vectors for key, vectors in words.items()}
     contents = ((_diffusers(weights), stock), (tensors, kohya), (tensors | bundled, kohya))
     return [
         atomic_write_bytes(path, pack(*content))
@@ -105,7 +100,7 @@ def _check(action: Action, family: str, part: str) -> None:
             f"LoRA of action {action.name!r} adapts {others} too, which is not written: it came from another tool, "
             "use its own file"
         )
-    if (part == "unet") != family.startswith(("StableDiffusionPipeline", SDXL)):
+    if (part == "unet") != (family in (SD, SDXL)):
         raise ConfigError(f"LoRA of action {action.name!r} adapts a {part}, which {family} does not have")
 
 
@@ -130,24 +125,22 @@ def _peft_config(names: Sequence[str], rank: int, part: str) -> dict[str, object
     return {f"{part}.r": rank, f"{part}.lora_alpha": rank, f"{part}.target_modules": layers}
 
 
-def _kohya_header(name: str, rank: int, architecture: str) -> dict[str, str]:
-    header = {
-        "ss_output_name": name,
+def _kohya_header(word: str, rank: int, base: Base) -> dict[str, str]:
+    return {
+        "ss_base_model_version": _KOHYA_BASES[base.architecture],
+        "ss_network_module": f"networks.{_KOHYA_MODULES[base.family]}",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
-        "ss_v2": str(architecture.startswith("stable-diffusion-v2")),
+        "ss_output_name": word,
+        "ss_v2": str(base.architecture.startswith("stable-diffusion-v2")),
     }
-    base = _KOHYA_BASES.get(architecture)
-    if base is not None:
-        header |= {"ss_base_model_version": base, "ss_network_module": "networks.lora"}
-    return header
 
 
-def _flat(name: str, family: str, layers_per_block: int) -> str:
+def _flat(name: str, base: Base) -> str:
     """A layer's name in one word."""
     part, _, layer = name.partition(".")
-    if family == SDXL:
-        layer, found = _BLOCK.subn(lambda match: _original(match, layers_per_block + 1), layer, count=1)
+    if base.family == SDXL:
+        layer, found = _BLOCK.subn(lambda match: _original(match, base.layers_per_block + 1), layer, count=1)
         if not found:
             raise ConfigError(f"LoRA adapts {name!r}: of XL models only attention can be written in kohya's layout")
     return f"lora_{part}_{layer}".replace(".", "_")

@@ -1,0 +1,159 @@
+"""LoRA files as other tools spell them: every number arrives, and pictures are those of the stock loader."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from families import PIPELINES, backbone_of, drawn_by_stock, drawn_by_us, modules
+from tiny import tiny_flux
+from twinact.backbones.flux import Flux
+from twinact.export import import_action, import_lora
+from twinact.lora import DOWN, UP
+
+RANK, ALPHA = 4, 2.0
+# Parts of a pipeline and which of their layers a case adapts.
+Parts = dict[str, str]
+Spelling = Callable[[str, str, Tensor, Tensor], dict[str, Tensor]]
+
+_ATTENTION, _TEXT = r"attn\d?\.(to|add)_\w+", r"self_attn\.\w+_proj|mlp\.fc"
+_KOHYA = {"unet": "unet", "transformer": "transformer", "text_encoder": "te1", "text_encoder_2": "te2"}
+
+
+def _layers(name: str, parts: Parts) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """(part, layer, down, up) of every layer that a case adapts."""
+    generator = torch.Generator().manual_seed(0)
+    for part, which in parts.items():
+        for layer, module in modules(backbone_of(name).pipeline())[part].named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and re.search(which, layer):
+                rows, columns, *kernel = module.weight.shape
+                ones = [1] * len(kernel)
+                down = 0.2 * torch.randn(RANK, columns, *kernel, generator=generator)
+                yield part, layer, down, 0.2 * torch.randn(rows, RANK, *ones, generator=generator)
+
+
+def kohya(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """kohya's scripts and OneTrainer, with the names that diffusers gives to layers."""
+    if part.startswith("text_encoder"):
+        layer = "text_model." + layer.removeprefix("text_model.")
+    flat = f"lora_{_KOHYA[part]}_{layer.replace('.', '_')}"
+    return {
+        f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(ALPHA),
+    }  # fmt: skip
+
+
+def kohya_of_one_encoder(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """As for Stable Diffusion 1 and 2, whose text encoder has no number."""
+    return {key.replace("lora_te1", "lora_te"): value for key, value in kohya(part, layer, down, up).items()}
+
+
+def peft(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    return {f"{part}.{layer}{DOWN}": down, f"{part}.{layer}{UP}": up}
+
+
+def peft_alpha(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    return peft(part, layer, down, up) | {f"{part}.{layer}.alpha": torch.tensor(ALPHA)}
+
+
+def older(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    return {f"{part}.{layer}.lora.down.weight": down, f"{part}.{layer}.lora.up.weight": up}
+
+
+def older_alpha(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    return older(part, layer, down, up) | {f"{part}.{layer}.lora.alpha": torch.tensor(ALPHA)}
+
+
+def legacy_text(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """The text encoder as transformers 4 names it."""
+    if part == "text_encoder":
+        layer = "text_model." + layer
+    return peft(part, layer, down, up)
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling", "parts", "by_stock"),
+    [
+        ("sd", kohya_of_one_encoder, {"unet": "transformer_blocks", "text_encoder": _TEXT}, True),
+        ("sd", kohya, {"unet": r"transformer_blocks|proj_(in|out)$"}, True),  # 1 x 1 convolutions
+        ("sd", kohya, {"unet": r"transformer_blocks|resnets.*conv"}, True),  # LoCon
+        ("sdxl", kohya, {"unet": r"transformer_blocks|proj_(in|out)$"}, True),  # OneTrainer
+        ("sdxl", kohya, {"unet": _ATTENTION, "text_encoder": _TEXT, "text_encoder_2": _TEXT}, True),
+        ("sdxl", legacy_text, {"unet": _ATTENTION, "text_encoder": _TEXT}, True),
+        ("sdxl", older, {"unet": _ATTENTION}, True),
+        ("flux", kohya, {"transformer": _ATTENTION, "text_encoder": _TEXT}, True),
+        ("sd3", kohya, {"transformer": _ATTENTION}, False),  # the stock loader does not know the names
+        # The stock loader refuses or overlooks these alphas.
+        ("sdxl", peft_alpha, {"unet": _ATTENTION}, False),
+        ("sdxl", older_alpha, {"unet": _ATTENTION}, False),
+        ("flux", peft_alpha, {"transformer": _ATTENTION}, False),
+    ],
+)
+def test_spellings_of_other_tools(name: str, spelling: Spelling, parts: Parts, by_stock: bool, tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    expected: dict[str, Tensor] = {}
+    for part, layer, down, up in _layers(name, parts):
+        spelled = spelling(part, layer, down, up)
+        scale = ALPHA / RANK if any(key.endswith("alpha") for key in spelled) else 1.0
+        tensors |= spelled
+        expected |= {f"{part}.{layer}{DOWN}": down, f"{part}.{layer}{UP}": scale * up}
+    _check(name, tensors, expected, by_stock, tmp_path)
+
+
+def _check(
+    name: str, tensors: dict[str, Tensor], expected: dict[str, Tensor], by_stock: bool, folder: Path, **header: str
+) -> None:
+    path = folder / "person.safetensors"
+    save_file(tensors, path, metadata=header)
+    found = dict(import_action(path, PIPELINES[name], name="person", backbone=backbone_of(name)).lora)
+    assert found.keys() == expected.keys() and len(found) > 4
+    for key in {key.rpartition(".lora_")[0] for key in expected}:
+        # Loaders may scale either half.
+        products = [w[key + UP].flatten(1) @ w[key + DOWN].flatten(1) for w in (found, expected)]
+        torch.testing.assert_close(*products)
+    if by_stock:
+        theirs = drawn_by_stock(name, lambda stock: stock.load_lora_weights(path))
+        assert np.array_equal(drawn_by_us(name, found), theirs)
+
+
+def test_alpha_in_the_header_of_diffusers(tmp_path: Path) -> None:
+    layers = list(_layers("sdxl", {"unet": _ATTENTION}))
+    tensors = {key: value for layer in layers for key, value in peft(*layer).items()}
+    expected = {key: ALPHA / RANK * value if key.endswith(UP) else value for key, value in tensors.items()}
+    config = {"unet.r": RANK, "unet.lora_alpha": ALPHA, "unet.target_modules": [layer for _, layer, *_ in layers]}
+    _check("sdxl", tensors, expected, True, tmp_path, lora_adapter_metadata=json.dumps(config))
+
+
+def test_fused_layers_of_kohya_for_flux(tmp_path: Path) -> None:
+    """The stock converter knows the real width only; the weights of the transformer are not looked at."""
+    width, pipeline = 3072, tiny_flux()
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=128, num_attention_heads=24,
+            joint_attention_dim=64, pooled_projection_dim=32, guidance_embeds=True,
+        )  # fmt: skip
+    pipeline.register_modules(transformer=transformer.to_empty(device="cpu"))
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for layer, columns, rows in (("double_blocks_0_img_attn_qkv", 1, 3), ("single_blocks_0_linear1", 1, 7)):
+        flat = f"lora_unet_{layer}"
+        tensors[f"{flat}.lora_down.weight"] = torch.randn(RANK, columns * width, generator=generator)
+        tensors[f"{flat}.lora_up.weight"] = torch.randn(rows * width, RANK, generator=generator)
+        tensors[f"{flat}.alpha"] = torch.tensor(ALPHA)
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = import_lora(tmp_path / "x.safetensors", Flux(pipeline, "flux@real"))
+    for fused, block in (
+        ("double_blocks_0_img_attn_qkv", "transformer_blocks.0.attn"),
+        ("single_blocks_0_linear1", "single_transformer_blocks.0.attn"),
+    ):
+        down, up = (tensors[f"lora_unet_{fused}.lora_{half}.weight"] for half in ("down", "up"))
+        for index, layer in enumerate(("to_q", "to_k", "to_v")):
+            key = f"transformer.{block}.{layer}"
+            rows = slice(index * width, index * width + 64)  # a few suffice
+            expected = ALPHA / RANK * up[rows] @ down
+            torch.testing.assert_close(found[key + UP][:64] @ found[key + DOWN], expected, rtol=1e-4, atol=1e-4)
