@@ -139,8 +139,12 @@ def test_weights_are_used_as_given(space):
     weighted = first.combined(space, [second], [1.0, -0.5])
     torch.testing.assert_close(weighted.coefficients, first.coefficients - 0.5 * second.coefficients)
     assert weighted.meta["history"][-1]["weights"] == [1.0, -0.5]
-    for others, weights in (([second], [1.0]), ([], None)):
-        with pytest.raises(ConfigError, match="weight for each"):
+    for others, weights, told in (
+        ([second], [1.0], "1 weights for 2 actions"),
+        ([], None, "2 or more"),
+        ([second], [1.0, float("nan")], "not finite"),
+    ):
+        with pytest.raises(ConfigError, match=told):
             first.combined(space, others, weights)
 
 
@@ -179,6 +183,7 @@ def test_without_coefficients_nothing_can_be_moved(space, tmp_path):
     plain = Action.load(inverted().save(tmp_path / "ti.action.safetensors"))
     assert plain.coefficients is None and plain.space_hash == "" and tuple(plain.vectors[1].shape) == (2, 40)
     plain.check(space_hash=space.hash, model_id="tiny@1")
+    plain.check(model_id="renamed@1")
     for use in (
         lambda: plain.adjusted(space, (0, 0), 1.0),
         lambda: plain.toward(space, "run", 0.5),

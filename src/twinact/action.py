@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from twinact.backbones.weights import same_model
 from twinact.configs import check_name
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.files import read_safetensors, write_safetensors
@@ -217,11 +218,10 @@ class Action:
             CheckpointError: An action belongs to another space.
         """
         parts = [self, *others]
-        if not others or (weights is not None and len(weights) != len(parts)):
-            count = "none" if weights is None else len(weights)
-            raise ConfigError(
-                f"{len(parts)} actions and {count} weights given: need 2 or more actions, a weight for each"
-            )
+        if not others:
+            raise ConfigError(f"only action {self.name!r} is given: combining needs 2 or more")
+        if weights is not None and len(weights) != len(parts):
+            raise ConfigError(f"{len(weights)} weights for {len(parts)} actions: give one for each, or none")
         for part in parts:
             if part.lora:
                 raise ConfigError(f"action {part.name!r} carries a LoRA, which cannot be combined: use one without")
@@ -278,7 +278,7 @@ class Action:
                 f"action {self.name!r} was made in space {self.space_hash[:12]}, this is space {space_hash[:12]}: "
                 "load the space that it was made in, or imitate the action again"
             )
-        if model_id is not None and self.model_id != model_id:
+        if model_id is not None and not same_model(self.model_id, model_id):
             raise CheckpointError(
                 f"action {self.name!r} was made for model {self.model_id!r}, this is model {model_id!r}: "
                 "load the model that it was made for, or imitate the action again"
@@ -349,6 +349,8 @@ class Action:
         self, space: ActionSpace, u: Tensor, mask: Tensor | None, name: str | None, step: dict[str, Any]
     ) -> "Action":
         """A new action at u that remembers how it came to be."""
+        if not bool(u.isfinite().all()):
+            raise ConfigError(f"action {self.name!r} cannot be moved by an amount or a weight that is not finite")
         meta = {**self.meta, "history": [*self.meta.get("history", []), {"from": self.name, **step}]}
         return self.from_coefficients(name or self.name, space, u, mask=mask, lora=self.lora, meta=meta)
 

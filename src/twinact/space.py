@@ -224,7 +224,7 @@ class ActionSpace:
             close = difflib.get_close_matches(text, self.phrases, n=1)
             raise ConfigError(
                 f"phrase {text!r} is not among the {len(self.phrases)} of the space"
-                + (f", did you mean {close[0]!r}?" if close else "; give token tables to project any text")
+                + (f", did you mean {close[0]!r}?" if close else f"; choose one, such as {self.phrases[0]!r}")
             )
         found = [(table.name, int(table.weight.shape[1])) for table in tables]
         expected = list(zip(self.encoders, self.widths, strict=True))
