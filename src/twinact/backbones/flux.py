@@ -61,7 +61,8 @@ class Flux(Backbone):
         pipeline = FluxPipeline.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, feature_extractor=None, image_encoder=None
         )
-        return cls(pipeline.to(device), model_id)
+        pipeline.transformer.to(device)
+        return cls(pipeline, model_id)
 
     def token_tables(self) -> list[TokenTable]:
         return [
