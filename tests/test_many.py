@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 from small import INVERSION, exemplars_in
 from twinact.cli import app
 from twinact.cli.many import action_folders
-from twinact.configs import RunConfig
 from twinact.errors import ConfigError, DataError
 from twinact.lock import NAME
 from twinact.many import Job, Outcome, attempt, learn_here, table
@@ -33,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def jobs(model: Path, photos: Path, out: Path, steps: int = 3) -> list[Job]:
-    run = RunConfig(checkpoint_every=2)
+    run = {"checkpoint_every": 2}
     return [
         Job(photos / name, replace(INVERSION, name=name, steps=steps), out / name, str(model), None, run)
         for name in NAMES

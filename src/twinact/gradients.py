@@ -5,6 +5,7 @@ that take one part each give the same bits as one process that takes two, and an
 to rounding.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from twinact.backbones.base import Backbone
+from twinact.backbones.memory import is_out_of_memory
 from twinact.errors import OutOfMemory, TwinactError
 from twinact.methods.base import Batch, Method
 from twinact.processes import Processes
@@ -134,12 +136,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
-def out_of_memory_told(doing: str, memory: str) -> Iterator[None]:
+def out_of_memory_told(doing: str, advice: str) -> Iterator[None]:
     """Turns a lack of memory into an error that says what to do.
 
     Args:
         doing: What did not fit, as the beginning of the message.
-        memory: Of `twinact.configs.MEMORY`; better ones than it are proposed.
+        advice: Its end.
 
     Raises:
         OutOfMemory: Instead of what torch, numpy or Python raise.
@@ -147,14 +149,19 @@ def out_of_memory_told(doing: str, memory: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # Torch tells it as a RuntimeError of no special kind when it is the CPU's.
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        first = "" if memory == "low" else "give the same command with --memory low to go on; if that is not enough, "
-        more = "begin a new run folder with --accumulate 2 or more, --precision bf16 or a smaller --batch-size"
-        where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "the machine"
-        raise OutOfMemory(f"{doing}: {where} has not enough memory; {first}{more}") from error
+        # What did not fit is still held by the functions that the error came through.
+        traceback.clear_frames(error.__traceback__)
+        on_machine = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        where = "the machine" if on_machine else "the GPU"
+        raise OutOfMemory(f"{doing}: {where} has not enough memory; {advice}") from error
+
+
+def less_memory(memory: str) -> str:
+    """What to do when memory runs out while learning with one of `twinact.configs.MEMORY`."""
+    first = "" if memory == "low" else "give the same command with --memory low to go on; if that is not enough, "
+    return first + "begin a new run folder with --accumulate 2 or more, --precision bf16 or a smaller --batch-size"
 
 
 def _part(batch: Batch, part: int, parts: int) -> Batch:

@@ -1,17 +1,19 @@
 """Many actions at once: a folder of folders, one after another on this machine or on a cluster."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from twinact.backbones.base import Backbone
-from twinact.configs import LearnConfig, RunConfig
+from twinact.configs import LearnConfig
 from twinact.encoders import ActionEncoder
 from twinact.errors import OutOfMemory, TwinactError
 from twinact.processes import this_process
 from twinact.space import ActionSpace
+from twinact.suited import run_config
 from twinact.train import StepRecord, TrainResult
 from twinact.workflow import action_encoder, learn, open_model
 
@@ -28,7 +30,7 @@ class Job:
         run_dir: The run's own folder.
         model: See `twinact.workflow.open_model`.
         space: File of the action space; None takes the model's own.
-        run: How to carry it out.
+        run: What was said about how to carry it out; see `twinact.suited.run_config`.
     """
 
     exemplars: Path
@@ -36,7 +38,7 @@ class Job:
     run_dir: Path
     model: str
     space: Path | None
-    run: RunConfig
+    run: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Outcome:
 def carry_out(job: Job, searching: Callable[[int, int], None] | None = None,
               progress: Callable[[StepRecord], None] | None = None) -> TrainResult:  # fmt: skip
     """Learn the action of a job; errors as `twinact.workflow.learn`."""
-    backbone, encoder = _opened(job.model, job.run.precision)
+    run = run_config(job.run, job.model, job.config.batch_size, job.run_dir)
+    backbone, encoder = _opened(job.model, run.precision, run.memory)
     space = None if job.space is None else ActionSpace.load(job.space)
     return learn(
         job.exemplars,
@@ -78,7 +81,7 @@ def carry_out(job: Job, searching: Callable[[int, int], None] | None = None,
         space=space,
         searching=searching,
         progress=progress,
-        run=job.run,
+        run=run,
     )
 
 
@@ -144,5 +147,5 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, precision: str) -> tuple[Backbone, ActionEncoder | None]:
-    return open_model(model, precision), action_encoder(model)
+def _opened(model: str, precision: str, memory: str) -> tuple[Backbone, ActionEncoder | None]:
+    return open_model(model, precision, memory), action_encoder(model)

@@ -62,8 +62,10 @@ def generate(
 
     pipeline = backbone.pipeline()
     pipeline.set_progress_bar_config(disable=True)
+    for table in backbone.token_tables():
+        setattr(pipeline, table.name, None)  # it gets the text encoded, and need not know where encoders rest
     images: list[Image.Image] = []
-    with attached(backbone, loras):
+    with attached(backbone, loras), backbone.seeing():
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             cond = backbone.encode_text(prompts[batch], vectors)

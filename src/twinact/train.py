@@ -27,7 +27,7 @@ from twinact.backbones.text import cuts_untold
 from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.exemplars import Exemplars, check_captions
-from twinact.gradients import LossScale, out_of_memory_told, set_gradients
+from twinact.gradients import LossScale, less_memory, out_of_memory_told, set_gradients
 from twinact.methods.base import Batch, Method
 from twinact.processes import this_process
 from twinact.runs import Checkpoint, RunFolder
@@ -163,7 +163,7 @@ def train(
         if checkpoint is not None:
             _restore(method, optimizer, scale, checkpoint.tensors)
         losses = group.on_main(lambda: _rewound(folder, start))
-        with out_of_memory_told("encoding the exemplars", run.memory):
+        with out_of_memory_told("encoding the exemplars", less_memory(run.memory)):
             latents = encode_exemplars(backbone, exemplars)
 
         open_until_done.enter_context(backbone.saving(PRESETS[run.memory]))
@@ -175,7 +175,7 @@ def train(
                 one["lr"] = rate * share
             batch = draw_batch(backbone, latents, exemplars.captions, config, step)
             while True:
-                with out_of_memory_told(f"step {step + 1}", run.memory):
+                with out_of_memory_told(f"step {step + 1}", less_memory(run.memory)):
                     values = set_gradients(
                         method,
                         backbone,
@@ -274,7 +274,8 @@ def encode_exemplars(backbone: Backbone, exemplars: Exemplars) -> Float[Tensor, 
     """Latents of all exemplars, on the backbone's device."""
     # One at a time: an autoencoder takes gigabytes for a picture of 1024 pixels.
     chunks = exemplars.pixels.split(1)
-    return torch.cat([backbone.encode_image(chunk.to(backbone.device, backbone.dtype)) for chunk in chunks])
+    with backbone.seeing():
+        return torch.cat([backbone.encode_image(chunk.to(backbone.device, backbone.dtype)) for chunk in chunks])
 
 
 def _settings(

@@ -17,7 +17,7 @@ from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
 from twinact.exemplars import check_captions, load_exemplars
 from twinact.export import import_action
-from twinact.gradients import autocast, out_of_memory_told
+from twinact.gradients import autocast, less_memory, out_of_memory_told
 from twinact.methods import make_method
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
@@ -34,19 +34,24 @@ _WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 _SEARCHED_AT_ONCE = {"low": 4, "normal": 32, "fast": 32}
 
 
-def open_model(model: str | Path = "nano", precision: str = "fp32") -> Backbone:
+def open_model(
+    model: str | Path = "nano", precision: str = "fp32", memory: str = "normal", device: str | None = None
+) -> Backbone:
     """The model of a name, a folder in diffusers layout or a Hugging Face name; see `twinact.backbones.load`.
 
     Args:
-        model: What to open; each of several processes opens it on its own device.
+        model: What to open.
         precision: Of the weights; of `twinact.configs.PRECISIONS`.
+        memory: Of `twinact.configs.MEMORY`; with "low", autoencoder and text encoders never rest on the device.
+        device: None takes the first GPU or the CPU; each of several processes its own.
 
     Raises:
         OutOfMemory: It does not fit.
         TwinactError: As `load`.
     """
-    with out_of_memory_told(f"opening model {str(model)!r}", "low"):
-        return load(model, this_process().device, _WEIGHTS[precision])
+    advice = "less is needed with precision bf16 and memory low; or close what else uses it"
+    with out_of_memory_told(f"opening model {str(model)!r}", advice):
+        return load(model, device or this_process().device, _WEIGHTS[precision], resting=PRESETS[memory].offload)
 
 
 def default_guidance(backbone: Backbone) -> float:
@@ -134,7 +139,7 @@ def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> Ac
         space = ActionSpace.load(candidate)
         if space.hash == action.space_hash:
             return space
-    space = default_space(open_model(model), slots=len(action.coefficients))
+    space = default_space(open_model(model, device="cpu"), slots=len(action.coefficients))
     action.check(space_hash=space.hash, model_id=space.model_id)
     return space
 
@@ -237,7 +242,8 @@ def learn(
             begun = begun_with(run_dir, "start")
             if begun is not None:
                 return str(begun)
-            with out_of_memory_told("looking for the starting phrase", run.memory), cuts_untold():  # `train` tells
+            told = out_of_memory_told("looking for the starting phrase", less_memory(run.memory))
+            with told, cuts_untold():  # `train` tells of captions that are cut
                 check_captions(data, backbone, config.slots)
                 latents = encode_exemplars(backbone, data)
                 savings = replace(PRESETS[run.memory], compile=False)  # hardly longer than compiling takes

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,11 @@ _HASHED_BYTES = 2**20
 
 
 def load(
-    name_or_path: str | Path, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None
+    name_or_path: str | Path,
+    device: "torch.device | str | None" = None,
+    dtype: "torch.dtype | None" = None,
+    *,
+    resting: bool = False,
 ) -> "Backbone":
     """Opens a text-to-image model, frozen and in eval mode.
 
@@ -37,13 +42,17 @@ def load(
         name_or_path: "nano" for the embedded model, a folder in diffusers layout, or a name on the Hugging Face hub.
         device: Where to put it; the first GPU where there is one, otherwise the CPU, if None.
         dtype: Its precision; float32 if None.
+        resting: Leave autoencoder and text encoders in the machine's memory; see `Backbone.rest`.
 
     Raises:
         ConfigError: The model belongs to a family that is not supported.
         DataError: There is no such model, or the folder does not hold one.
         CheckpointError: Its weights are damaged or not in safetensors.
+        torch.OutOfMemoryError, MemoryError, RuntimeError: It does not fit; see `twinact.backbones.memory`.
     """
     import torch
+
+    from twinact.backbones.memory import is_out_of_memory
 
     with quiet():
         folder, name = _find(str(name_or_path))
@@ -52,13 +61,20 @@ def load(
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return getattr(import_module(module), family).from_folder(
+            backbone: Backbone = getattr(import_module(module), family).from_folder(
                 folder, model_id, torch.device(device), dtype or torch.float32
             )
+            if resting:
+                backbone.rest()
+            else:
+                backbone.follow()
+            return backbone
         except TwinactError:
             raise
         # Every library below reports a damaged file in its own way (OSError, ValueError, KeyError, SafetensorError).
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CheckpointError(
                 f"model {str(folder)!r} cannot be read ({reason[0]}): save or copy it again"
@@ -141,6 +157,26 @@ def settings(name_or_path: str | Path, part: str) -> dict[str, Any]:
     file = "scheduler_config.json" if part == "scheduler" else "config.json"
     path = _find(str(name_or_path))[0] / part / file
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def parameters(name_or_path: str | Path) -> int:
+    """Numbers in all networks of a model, as the heads of its files tell; arguments and errors as `load`."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = _find(str(name_or_path))[0]
+    total = 0
+    for part in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
+        sizes: dict[str, int] = {}  # a folder may hold the same network in several precisions
+        for path in (folder / part).glob("*.safetensors"):
+            variant = re.sub(r"-\d+-of-\d+", "", path.name)
+            try:
+                with safe_open(path, "np") as file:
+                    numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{str(path)!r} cannot be read ({error}): save or copy it again") from error
+            sizes[variant] = sizes.get(variant, 0) + numbers
+        total += max(sizes.values(), default=0)
+    return total
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from twinact.backbones.memory import Savings, saved
+from twinact.backbones.memory import Savings, awake, rest, saved
 from twinact.backbones.noising import Noising
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class Backbone(ABC):
     def from_folder(cls, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> "Backbone":
         """Reads a folder in diffusers layout, safetensors only.
 
+        Only the denoiser goes to the device; whether the other networks follow it or `rest` is the caller's choice.
+
         Raises:
             CheckpointError: The folder's weights are missing or damaged.
         """
@@ -165,9 +167,24 @@ class Backbone(ABC):
             arguments["negative_pooled_prompt_embeds"] = away.pooled
         return arguments
 
+    def rest(self) -> None:
+        """Leaves autoencoder and text encoders in the machine's memory; a text encoder visits the device when used."""
+        rest(self._text_encoders, self._autoencoders, self.device)
+
+    def follow(self) -> None:
+        """Puts autoencoder and text encoders onto the denoiser's device."""
+        for module in (*self._text_encoders, *self._autoencoders):
+            module.to(self.device)
+
+    @contextmanager
+    def seeing(self) -> Iterator[None]:
+        """While open, the autoencoder is on the device even if it rests otherwise; not under autograd."""
+        with awake(self._autoencoders, self.device):
+            yield
+
     @contextmanager
     def saving(self, savings: Savings) -> Iterator[None]:
-        """While open, learning takes less memory or time; everything computes the same."""
+        """While open, learning takes less memory or time; everything computes the same. See `saved`."""
         with saved(self.denoiser, self._text_encoders, self._autoencoders, self.device, savings):
             yield
 

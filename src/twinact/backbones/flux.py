@@ -68,7 +68,8 @@ class Flux(Backbone):
             feature_extractor=None,
             image_encoder=None,
         )
-        return cls(pipeline.to(device), model_id)
+        pipeline.transformer.to(device)
+        return cls(pipeline, model_id)
 
     def token_tables(self) -> list[TokenTable]:
         return [

@@ -8,6 +8,15 @@ import torch
 from torch import nn
 
 _VISITED = "_twinact_visited_device"
+# Torch tells some of it as a RuntimeError of no special kind: on the CPU, and where a library of CUDA ran out.
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the machine or of the device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -39,22 +48,49 @@ def saved(
     device: torch.device,
     savings: Savings,
 ) -> Iterator[None]:
-    """Applies savings to the networks of a model on `device`; at the end all is as it was."""
+    """Applies savings to the networks of a model on `device`; at the end all is as it was.
+
+    After an error the networks that rest go on resting: the device may be too full to take them back.
+    """
+    moved = savings.offload and any(visited_device(encoder) is None for encoder in text_encoders)
     with ExitStack() as undo:
         if savings.recompute:
             denoiser.enable_gradient_checkpointing()
             undo.callback(denoiser.disable_gradient_checkpointing)
-        if savings.offload:
-            for module in (*text_encoders, *autoencoders):
-                undo.callback(module.to, device)
-                module.to("cpu")
-            for encoder in text_encoders:
-                undo.callback(delattr, encoder, _VISITED)
-                setattr(encoder, _VISITED, device)
+        if moved:
+            rest(text_encoders, autoencoders, device)
         if savings.compile:
             undo.callback(setattr, denoiser, "_compiled_call_impl", None)  # torch has no way to take it back
             denoiser.compile()
         yield
+    if moved:
+        for module in (*text_encoders, *autoencoders):
+            module.to(device)
+        for encoder in text_encoders:
+            delattr(encoder, _VISITED)
+
+
+def rest(text_encoders: Sequence[nn.Module], autoencoders: Sequence[nn.Module], device: torch.device) -> None:
+    """Puts networks into the machine's memory; from now on a text encoder visits `device` for each use."""
+    for module in (*text_encoders, *autoencoders):
+        module.to("cpu")
+    for encoder in text_encoders:
+        setattr(encoder, _VISITED, device)
+
+
+@contextmanager
+def awake(autoencoders: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """While open, autoencoders that rest are on `device`, and take pictures one at a time; not under autograd."""
+    resting = [module for module in autoencoders if next(module.parameters()).device != device]
+    try:
+        for module in resting:
+            module.to(device)
+            module.enable_slicing()
+        yield
+    finally:
+        for module in resting:
+            module.disable_slicing()
+            module.to("cpu")
 
 
 def visited_device(encoder: nn.Module) -> torch.device | None:

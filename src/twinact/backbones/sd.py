@@ -55,7 +55,8 @@ class StableDiffusion(Backbone):
             image_encoder=None,
             requires_safety_checker=False,
         )
-        return cls(pipeline.to(device), model_id)
+        pipeline.unet.to(device)
+        return cls(pipeline, model_id)
 
     def token_tables(self) -> list[TokenTable]:
         return [TokenTable("text_encoder", self._tokenizer, token_embedding(self._text_encoder).weight)]

@@ -74,7 +74,8 @@ class StableDiffusion3(Backbone):
             image_encoder=None,
             **left_out,
         )
-        return cls(pipeline.to(device), model_id)
+        pipeline.transformer.to(device)
+        return cls(pipeline, model_id)
 
     def token_tables(self) -> list[TokenTable]:
         names = ("text_encoder", "text_encoder_2", "text_encoder_3")

@@ -68,7 +68,8 @@ class StableDiffusionXL(Backbone):
             image_encoder=None,
             add_watermarker=False,
         )
-        return cls(pipeline.to(device), model_id)
+        pipeline.unet.to(device)
+        return cls(pipeline, model_id)
 
     def token_tables(self) -> list[TokenTable]:
         names = ("text_encoder", "text_encoder_2")

@@ -6,7 +6,7 @@ Neither the tokenizer nor the embedding table is touched, so a backbone carries 
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -164,17 +164,21 @@ def written(encoder: nn.Module, spliced: Spliced) -> Iterator[None]:
 
 
 def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
-    """What a text encoder makes of spliced prompts; no attention mask, as the stock pipelines give none."""
+    """What a text encoder makes of spliced prompts; no attention mask, as the stock pipelines give none.
+
+    It computes in the precision of its weights, whatever autocast says: T5 keeps some in float32 because their
+    products overflow in float16.
+    """
     device = visited_device(encoder)
     if device is None:
-        with written(encoder, spliced):
+        with written(encoder, spliced), _no_autocast(spliced.ids.device):
             return encoder(spliced.ids, **options)
     there = spliced.to(device)
 
     def visit() -> Any:
         # New tensors: were the encoder's own moved, those that backward keeps would move back under it.
         weights = {name: tensor.to(device) for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]}
-        with written(encoder, there):
+        with written(encoder, there), _no_autocast(device):
             return functional_call(encoder, weights, (there.ids,), options)
 
     # Backward runs the visit again, so that neither weights nor activations stay on the device in between.
@@ -193,6 +197,11 @@ def cuts_untold() -> Iterator[None]:
         yield
     finally:
         log.removeFilter(drop)
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    known = torch.amp.autocast_mode.is_autocast_available(device.type)  # not where tensors are shapes alone
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def by_encoder(

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from twinact import __version__
-from twinact.cli import actions, bench, exports, space, world
+from twinact.cli import actions, bench, exports, pictures, space, world
 from twinact.errors import ConfigError, TwinactError
 from twinact.terminal import is_main_process, say
 
@@ -76,7 +76,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
         typer.echo(f"twinact {__version__}")
 
 
-for command in (actions.learn, actions.generate, actions.adjust, actions.combine):
+for command in (actions.learn, pictures.generate, actions.adjust, actions.combine):
     app.command()(command)
 
 app.command("export")(exports.export)

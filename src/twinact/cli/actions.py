@@ -1,22 +1,20 @@
-"""``twinact learn``, ``generate``, ``adjust`` and ``combine``: from exemplars to actions and pictures."""
+"""``twinact learn``, ``adjust`` and ``combine``: from exemplars to actions."""
 
 import json
 import os
 import re
 import shlex
 from dataclasses import fields
-from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER, __version__
 from twinact.cli.many import CLUSTERS, action_folders, action_name, learn_many
 from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
 from twinact.configs import MEMORY, METHODS, PRECISIONS, SCHEDULES, LearnConfig, RunConfig
 from twinact.errors import ConfigError, DataError
-from twinact.outputs import PictureFolder, new_file
+from twinact.outputs import new_file
 from twinact.terminal import is_main_process, progress, say
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from twinact.space import ActionSpace
 
 _SUFFIX = ".action.safetensors"
-_DRAWN_WITH = ("torch", "diffusers", "transformers")
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
@@ -69,11 +66,20 @@ def learn(
         LearnConfig.noise_bias
     ),
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = LearnConfig.seed,
-    precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = RunConfig.precision,
+    precision: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}; what suits the machine if not given.")
+    ] = None,
     memory: Annotated[
-        str, typer.Option(help=f"One of {', '.join(MEMORY)}: less memory and slower, or compiled and faster.")
-    ] = RunConfig.memory,
-    accumulate: Annotated[int, typer.Option(help="Parts to take the pictures of a step in.")] = RunConfig.accumulate,
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(MEMORY)}: less memory and slower, or compiled and faster; what suits the machine "
+            "if not given."
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Parts to take the pictures of a step in; as many as memory asks for if not given."),
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = RunConfig.checkpoint_every,
     cluster: Annotated[
         str | None, typer.Option(help=f"Where to learn many actions: {', '.join(CLUSTERS)}; here if not given.")
@@ -90,8 +96,9 @@ def learn(
     """
     options = dict(locals())  # every setting is an option of its own name
     given = {field.name: options[field.name] for field in fields(LearnConfig)}
-    run = RunConfig(**{field.name: options[field.name] for field in fields(RunConfig)})
-    _check_accelerate(precision)
+    options["precision"] = _agreed_precision(precision)
+    said = {field.name: options[field.name] for field in fields(RunConfig) if options[field.name] is not None}
+    RunConfig(**said)
     if similarity_weight is None:
         del given["similarity_weight"]
     folders = action_folders(exemplars) if exemplars.is_dir() else []
@@ -110,7 +117,7 @@ def learn(
         learn_many(
             folders,
             configs,
-            run,
+            said,
             out or Path("runs"),
             model=model,
             space=space,
@@ -123,8 +130,11 @@ def learn(
     config = configs[0]
     from twinact import workflow
     from twinact.space import ActionSpace
+    from twinact.suited import run_config
 
-    backbone = open_model(model, precision)
+    run_dir = out or Path("runs") / config.name
+    run = run_config(said, model, config.batch_size, run_dir)
+    backbone = open_model(model, run.precision, run.memory)
     encoder = workflow.action_encoder(model)
     if encoder is None and similarity_weight is None:
         config = LearnConfig(**{**given, "name": config.name, "similarity_weight": 0.0})
@@ -135,7 +145,7 @@ def learn(
         result = workflow.learn(
             exemplars,
             config,
-            out or Path("runs") / config.name,
+            run_dir,
             backbone=backbone,
             encoder=encoder,
             space=given_space,
@@ -167,95 +177,6 @@ def learn(
         "nearest": [{"phrase": text, "similarity": round(similarity, 4)} for text, similarity in near],
     }
     typer.echo(json.dumps(facts, indent=2))
-
-
-def generate(
-    actions: Annotated[list[Path], typer.Argument(metavar="ACTION...", help=".action.safetensors files.")],
-    prompt: Annotated[list[str], typer.Option(help="With <act> where the action goes; may be given again.")],
-    actor: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="File of a customised actor: embedding (<actor> in prompts), LoRA or both; may be given again."
-        ),
-    ] = None,
-    lora_weight: Annotated[float, typer.Option(help="Strength of the action's LoRA.")] = 1.0,
-    actor_weight: Annotated[float, typer.Option(help="Strength of the actor's LoRA.")] = 1.0,
-    model: Model = "nano",
-    out: Annotated[Path, typer.Option("--out", help="Folder; pictures are added to those there.")] = Path("pictures"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture of a prompt.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Pictures per action and prompt, with seeds one up.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."),
-    ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
-) -> None:
-    """Draw every action with every prompt, by customised actors if wanted."""
-    folder = PictureFolder(out)
-    from twinact.action import Action
-    from twinact.lora import attached, scaled
-    from twinact.sample import generate as draw
-    from twinact.workflow import default_guidance, load_actor
-
-    loaded = [Action.load(path) for path in actions]
-    for text in prompt:
-        if PLACEHOLDER not in text and any(action.vectors for action in loaded):
-            raise DataError(f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it")
-        if PLACEHOLDER in text and not all(action.vectors for action in loaded):
-            raise DataError(
-                f"prompt {text!r} has {PLACEHOLDER} and an action is a LoRA alone: use its own trigger word"
-            )
-    backbone = open_model(model)
-    guidance = default_guidance(backbone) if guidance is None else guidance
-    who = load_actor(actor or [], backbone, model)
-    actor_loras = [scaled(lora, actor_weight) for lora in who.loras]
-    for text in prompt if who.vectors else []:
-        if ACTOR_PLACEHOLDER not in text:
-            raise DataError(f"prompt {text!r} does not say where the actor goes: put {ACTOR_PLACEHOLDER} in it")
-    spoken = {ACTOR_PLACEHOLDER: who.vectors} if who.vectors else {}
-    for action in loaded:
-        action.check(model_id=backbone.model_id)
-        # What cannot be drawn is told before any picture: LoRAs that do not fit, too long a prompt.
-        with attached(backbone, [action.lora, *actor_loras]):
-            backbone.encode_text(prompt, {**spoken, **_spoken(action)})
-
-    common = {
-        "schema_version": SCHEMA_VERSION,
-        "model": backbone.model_id,
-        "negative_prompt": negative_prompt,
-        "steps": steps,
-        "guidance": guidance,
-        "sampler": type(backbone.pipeline().scheduler).__name__,
-        "versions": {"twinact": __version__, **{name: installed(name) for name in _DRAWN_WITH}},
-    }
-    jobs = [(text, seed + i) for text in prompt for i in range(count)]
-    done = 0
-    with progress("drawing") as advance:
-        for action in loaded:
-            facts_of: dict[str, Any] = {"action": _origin(action, lora_weight)}
-            if actor:
-                facts_of["actor"] = [_origin(part, actor_weight) for part in who.parts]
-            loras = [scaled(action.lora, lora_weight), *actor_loras]
-            for first in range(0, len(jobs), batch_size):
-                texts, seeds = zip(*jobs[first : first + batch_size], strict=True)
-                images = draw(
-                    backbone,
-                    texts,
-                    {**spoken, **_spoken(action)},
-                    loras=loras,
-                    seeds=seeds,
-                    steps=steps,
-                    guidance=guidance,
-                    negative_prompt=negative_prompt,
-                    batch_size=batch_size,
-                )
-                for text, number, image in zip(texts, seeds, images, strict=True):
-                    facts = {**common, **facts_of, "prompt": text, "seed": number}
-                    typer.echo(folder.add(image, action.name, facts, _parameters(facts, image.size)))
-                    done += 1
-                    advance(done, len(jobs) * len(loaded))
 
 
 def adjust(
@@ -305,14 +226,17 @@ def combine(
     _finish(first.combined(kept, others, factors, target.name.removesuffix(_SUFFIX)), kept, target)
 
 
-def _check_accelerate(precision: str) -> None:
-    """Refuses to overhear the precision that accelerate was configured with."""
+def _agreed_precision(precision: str | None) -> str | None:
+    """What was said here or to accelerate; refuses when both were said and differ."""
     configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if configured != "no" and configured != precision:
+    if configured == "no":
+        return precision
+    if precision not in (None, configured):
         raise ConfigError(
             f"precision {precision!r} differs from the {configured!r} that accelerate is configured for; "
             f"give --precision {configured}, or accelerate launch --mixed_precision no"
         )
+    return configured
 
 
 def _nearest(action: "Action", space: "ActionSpace") -> list[tuple[str, float]]:
@@ -337,20 +261,6 @@ def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:
     typer.echo(target)
 
 
-def _spoken(action: "Action") -> dict[str, Any]:
-    """Its placeholder and vectors; nothing for what is a LoRA alone."""
-    return {PLACEHOLDER: action.vectors} if action.vectors else {}
-
-
-def _origin(action: "Action", strength: float) -> dict[str, Any]:
-    """What a picture says of an action or actor: enough to know it again."""
-    from twinact.files import tensor_hash
-
-    vectors = tensor_hash({f"vectors.{i}": block for i, block in enumerate(action.vectors)})
-    facts: dict[str, Any] = {"name": action.name, "vectors": vectors, "space": action.space_hash}
-    return {**facts, "lora": tensor_hash(action.lora), "lora_weight": strength} if action.lora else facts
-
-
 def _component(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if match is None:
@@ -363,14 +273,3 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"weights {text!r} must be numbers with commas between, e.g. 1,0.5") from None
-
-
-def _parameters(facts: dict[str, Any], size: tuple[int, int]) -> str:
-    """The text that other tools show, in the form that the A1111 web UI began."""
-    name, _, digest = facts["model"].partition("@")
-    return (
-        f"{facts['prompt']}\nNegative prompt: {facts['negative_prompt']}\n"
-        f"Steps: {facts['steps']}, Sampler: {facts['sampler']}, CFG scale: {facts['guidance']:g}, "
-        f"Seed: {facts['seed']}, Size: {size[0]}x{size[1]}, Model hash: {digest}, Model: {name}, "
-        f"Version: twinact {__version__}"
-    )

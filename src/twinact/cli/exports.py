@@ -55,5 +55,5 @@ def import_(
     from twinact.backbones import family
     from twinact.export import import_action
 
-    backbone = open_model(model)
+    backbone = open_model(model, device="cpu")  # in float32, so that weights come out as they went in
     typer.echo(import_action(file, family(model), name=name, backbone=backbone).save(target))

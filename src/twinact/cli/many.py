@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from twinact.cli.terminal import SCHEMA_VERSION
-from twinact.configs import LearnConfig, RunConfig
+from twinact.configs import LearnConfig
 from twinact.errors import ConfigError, DataError
 from twinact.terminal import is_main_process, progress, say
 
@@ -47,7 +48,7 @@ def action_folders(folder: Path) -> list[Path]:
 def learn_many(
     folders: Sequence[Path],
     configs: Sequence[LearnConfig],
-    run: RunConfig,
+    run: Mapping[str, Any],
     out: Path,
     *,
     model: str,
@@ -61,7 +62,7 @@ def learn_many(
 
     Args:
         folders, configs: Exemplars and settings, one each per action.
-        run: How to carry each out.
+        run: What was said about how to carry each out, by the names of `RunConfig`.
         out: Holds the run folders.
         model, space: As in the command line.
         similarity_given: Whether the similarity weight was asked for; if not, models without encoder do without.

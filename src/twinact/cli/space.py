@@ -36,7 +36,7 @@ def build(
     texts = None if phrases is None else _read_phrases(phrases)
     from twinact.workflow import build_space
 
-    backbone = open_model(model)
+    backbone = open_model(model, device="cpu")
     build_space(backbone, rank, slots=slots, phrases=texts).save(target)
     typer.echo(target)
     say(f"look at it: twinact space show {shlex.quote(str(target))}")

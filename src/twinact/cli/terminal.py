@@ -17,12 +17,12 @@ Model = Annotated[str, typer.Option("--model", help="'nano', a folder in diffuse
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
-def open_model(model: str, precision: str = "fp32") -> "Backbone":
-    """Open a model and say so, since that takes seconds."""
+def open_model(model: str, precision: str = "fp32", memory: str = "normal", device: str | None = None) -> "Backbone":
+    """`twinact.workflow.open_model`, and say so, since that takes seconds."""
     say(f"opening model {model}")
     from twinact import workflow
 
-    return workflow.open_model(model, precision)
+    return workflow.open_model(model, precision, memory, device)
 
 
 def with_suffix(path: Path, suffix: str) -> Path:
