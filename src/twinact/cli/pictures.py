@@ -34,12 +34,12 @@ def generate(
     actor_weight: Annotated[float, typer.Option(help="Strength of the actor's LoRA.")] = 1.0,
     model: Model = "nano",
     out: Annotated[Path, typer.Option("--out", help="Folder; pictures are added to those there.")] = Path("pictures"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture of a prompt.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="Of the first picture of a prompt.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures per action and prompt, with seeds one up.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."),
+        typer.Option(min=0, max=100, help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     batch_size: Annotated[

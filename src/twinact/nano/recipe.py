@@ -41,7 +41,9 @@ class Recipe:
         seed: Of everything random.
         distinct_pictures: Number of different drawn pictures whose latents are kept for the UNet.
         max_tokens: Context length of the text tower.
+        unet_layers: Residual blocks of the UNet at each resolution on the way down; one more on the way up.
         figure_weight: Weight of the denoising loss inside the figure, outside is 1.
+        limbs_weight: What is added to it on the bones of arms and legs, which are thin and carry the action.
         noise_bias: How much more often noisy timesteps are drawn (see `DDPMNoising.sample_t`).
         joints_weight: Weight of the auxiliary loss that reads the joints off the UNet's features.
         caption_dropout: Share of empty captions, for classifier-free guidance.
@@ -69,7 +71,9 @@ class Recipe:
     vae_channels: tuple[int, ...] = (32, 64, 64)
     latent_channels: int = 16
     unet_channels: tuple[int, ...] = (96, 192, 256)
+    unet_layers: tuple[int, ...] = (2, 1, 1)
     figure_weight: float = 4.0
+    limbs_weight: float = 8.0
     noise_bias: float = 0.5
     joints_weight: float = 0.05
     caption_dropout: float = 0.1
@@ -78,8 +82,8 @@ class Recipe:
     vae: Fit = field(default_factory=lambda: Fit(36_000, 12, 1.5e-3, weight_decay=0.0))
     unet: Fit = field(default_factory=lambda: Fit(3_000_000, 48, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
-    encoder: Fit = field(default_factory=lambda: Fit(40_000, 64, 1.5e-3))
-    judge: Fit = field(default_factory=lambda: Fit(1_400_000, 64, 1.5e-3))
+    encoder: Fit = field(default_factory=lambda: Fit(80_000, 64, 1.5e-3))
+    judge: Fit = field(default_factory=lambda: Fit(1_600_000, 64, 1.5e-3))
 
 
 RECIPE = Recipe()

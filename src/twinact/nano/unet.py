@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from twinact.backbones.noising import DDPMNoising
 from twinact.nano.data import described, drawn_part, picture_batches
 from twinact.nano.fit import fit_module
-from twinact.nano.heatmaps import heat_loss
+from twinact.nano.heatmaps import heat_loss, limb_map
 from twinact.nano.recipe import Recipe
 from twinact.world.draw import joints
 from twinact.world.skeleton import JOINT_NAMES
@@ -34,7 +34,7 @@ def build_unet(recipe: Recipe) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=recipe.unet_channels,
-        layers_per_block=1,
+        layers_per_block=recipe.unet_layers,
         cross_attention_dim=recipe.text_width,
         attention_head_dim=8,
         norm_num_groups=16,
@@ -165,7 +165,8 @@ def train_unet(
         with torch.autocast(device.type, torch.bfloat16):
             hidden = text(input_ids=batch["ids"]).last_hidden_state
             prediction, heat = guided(noised.x_t, noised.t, hidden)
-        weight = 1 + (recipe.figure_weight - 1) * mask
+        limbs = limb_map(batch["joints"], mask.shape[-1])
+        weight = 1 + (recipe.figure_weight - 1) * mask + recipe.limbs_weight * limbs
         denoising = (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()
         seen_joints = heat_loss(heat.float(), batch["joints"])
         return {"loss": denoising + recipe.joints_weight * seen_joints, "denoising": denoising, "joints": seen_joints}

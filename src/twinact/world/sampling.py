@@ -58,7 +58,7 @@ def sample_camera(rng: np.random.Generator) -> Camera:
 
     At high noise a figure that may stand anywhere is a blur wider than its limbs, and the pose is drawn from that blur.
     """
-    return Camera(scale=rng.uniform(0.95, 1.03), x=rng.uniform(0.47, 0.53), y=rng.uniform(0.885, 0.905))
+    return Camera(scale=rng.uniform(0.97, 1.03), x=rng.uniform(0.48, 0.52), y=rng.uniform(0.925, 0.945))
 
 
 def sample_described(rng: np.random.Generator, part: Part) -> Described:
@@ -80,7 +80,7 @@ def sample_described(rng: np.random.Generator, part: Part) -> Described:
 
 def sample_free_camera(rng: np.random.Generator) -> Camera:
     """Scale and position for judges, which must see figures wherever they stand."""
-    return Camera(scale=rng.uniform(0.88, 1.08), x=rng.uniform(0.4, 0.6), y=rng.uniform(0.87, 0.92))
+    return Camera(scale=rng.uniform(0.8, 1.08), x=rng.uniform(0.42, 0.58), y=rng.uniform(0.88, 0.95))
 
 
 def sample_free_pose(rng: np.random.Generator) -> Pose:

@@ -8,10 +8,10 @@ from twinact.world.places import PLACES
 from twinact.world.pose import Pose
 from twinact.world.skeleton import JOINT_NAMES, radii, skeleton
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raised whenever any scene would be drawn differently."""
 
-BODY_HEIGHT = 0.62
+BODY_HEIGHT = 0.78
 """Height of a figure in picture units at camera scale 1."""
 
 MARGIN = 0.03
@@ -30,7 +30,7 @@ class Camera:
 
     scale: float = 1.0
     x: float = 0.5
-    y: float = 0.9
+    y: float = 0.935
 
 
 @dataclass(frozen=True)

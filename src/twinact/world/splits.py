@@ -141,7 +141,7 @@ def exemplar_scenes(action: CustomAction, places: tuple[str, ...], count: int = 
     scenes = []
     for index in range(count):
         pose = action.pose.sample(Pose(), rng, spread=0.15)
-        camera = Camera(scale=rng.uniform(0.92, 1.05), x=rng.uniform(0.45, 0.55), y=rng.uniform(0.88, 0.91))
+        camera = Camera(scale=rng.uniform(0.93, 1.05), x=rng.uniform(0.46, 0.54), y=rng.uniform(0.92, 0.95))
         actor = action.actors[index % len(action.actors)]
         scenes.append(Scene(actor, pose, places[order[index % len(places)]], camera, int(rng.integers(2**31))))
     return scenes
