@@ -1,5 +1,7 @@
 """Judges, metrics and tasks of the benchmark."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from twinact.bench.calibrate import Case, accuracy, drawn_scenes, false_alarms, 
 from twinact.bench.judges import Judges, Verdict, compressed
 from twinact.bench.metrics import Asked, Share, score
 from twinact.bench.tasks import asks, best_text
-from twinact.nano.heatmaps import heat_loss, joint_positions
+from twinact.nano.heatmaps import heat_loss, joint_positions, limb_map
 from twinact.nano.recipe import RECIPE
 from twinact.world.draw import draw
 from twinact.world.meanings import meanings
@@ -75,6 +77,18 @@ def test_heat_maps_give_back_positions() -> None:
     assert torch.allclose(joint_positions(heat), positions, atol=1 / 64)
     better, worse = heat_loss(heat, positions), heat_loss(heat, positions.flip(1))
     assert better < worse
+
+
+def test_limb_maps_follow_the_bones() -> None:
+    positions = torch.full((1, len(JOINT_NAMES), 2), 0.5)  # all bones are points, but for one forearm
+    positions[0, JOINT_NAMES.index("l_elbow")] = torch.tensor([4.5, 2.5]) / 16
+    positions[0, JOINT_NAMES.index("l_hand")] = torch.tensor([10.5, 2.5]) / 16
+    positions[0, JOINT_NAMES.index("l_shoulder")] = positions[0, JOINT_NAMES.index("l_elbow")]
+    limbs = limb_map(positions, 16)
+    assert limbs.shape == (1, 1, 16, 16)
+    torch.testing.assert_close(limbs[0, 0, 2, 4:11], torch.ones(7))
+    torch.testing.assert_close(limbs[0, 0, 1, 4:11], torch.full((7,), math.exp(-0.5)))
+    assert float(limbs[0, 0, 2, 14]) < 0.01
 
 
 def test_limb_angles_undo_the_skeleton() -> None:

@@ -244,6 +244,12 @@ class TestGenerate:
         refused("generate", learned, "--model", model, "--prompt", prompt, "--out", "out")
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.parametrize("option", ["--seed=99999999999999999999", "--guidance=nan", "--steps=5000"])
+    def test_numbers_out_of_range(self, learned: Path, option: str, tmp_path: Path) -> None:
+        result = invoke("generate", learned, "--prompt", PROMPT, "--out", "out", option)
+        assert result.exit_code == 2 and "Invalid value" in result.stderr
+        assert not list(tmp_path.iterdir())
+
     def test_action_from_another_model(self, learned: Path, model: Path, tmp_path: Path) -> None:
         replace(Action.load(learned), model_id="giant@00000000").save(tmp_path / "other.action.safetensors")
         message = refused("generate", "other.action.safetensors", "--model", model, "--prompt", PROMPT, "--out", "out")
