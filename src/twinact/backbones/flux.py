@@ -13,7 +13,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
-from twinact.backbones.weights import denoiser_weights
+from twinact.backbones.weights import reading
 from twinact.errors import ConfigError
 
 # Positions of T5 in dev, whose guidance is distilled into an input, and in schnell, which has none.
@@ -61,12 +61,7 @@ class Flux(Backbone):
     def from_folder(cls, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> "Flux":
         pipeline = FluxPipeline.from_pretrained(
             folder,
-            dtype=dtype,
-            variant=denoiser_weights(folder)[1],
-            use_safetensors=True,
-            local_files_only=True,
-            feature_extractor=None,
-            image_encoder=None,
+            **reading(folder, dtype),
         )
         pipeline.transformer.to(device)
         return cls(pipeline, model_id)

@@ -12,7 +12,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import by_encoder, encode, splice, token_embedding
-from twinact.backbones.weights import denoiser_weights
+from twinact.backbones.weights import reading
 
 
 class StableDiffusion(Backbone):
@@ -46,13 +46,8 @@ class StableDiffusion(Backbone):
     def from_folder(cls, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> "StableDiffusion":
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
-            dtype=dtype,
-            variant=denoiser_weights(folder)[1],
-            use_safetensors=True,
-            local_files_only=True,
+            **reading(folder, dtype),
             safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
             requires_safety_checker=False,
         )
         pipeline.unet.to(device)

@@ -14,7 +14,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
-from twinact.backbones.weights import denoiser_weights
+from twinact.backbones.weights import reading
 from twinact.errors import ConfigError
 
 # Positions of T5, with or without a T5 to fill them: the default of the stock pipeline.
@@ -66,12 +66,7 @@ class StableDiffusion3(Backbone):
         left_out = {part: None for part in ("text_encoder_3", "tokenizer_3") if not any(index.get(part, ()))}
         pipeline = StableDiffusion3Pipeline.from_pretrained(
             folder,
-            dtype=dtype,
-            variant=denoiser_weights(folder)[1],
-            use_safetensors=True,
-            local_files_only=True,
-            feature_extractor=None,
-            image_encoder=None,
+            **reading(folder, dtype),
             **left_out,
         )
         pipeline.transformer.to(device)

@@ -14,7 +14,7 @@ from twinact.backbones.base import Backbone, TextCond, TokenTable, hash_tokenize
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import by_encoder, encode, pool_at_end, splice, token_embedding
-from twinact.backbones.weights import denoiser_weights
+from twinact.backbones.weights import reading
 from twinact.errors import ConfigError
 
 
@@ -60,12 +60,7 @@ class StableDiffusionXL(Backbone):
     def from_folder(cls, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> "StableDiffusionXL":
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             folder,
-            dtype=dtype,
-            variant=denoiser_weights(folder)[1],
-            use_safetensors=True,
-            local_files_only=True,
-            feature_extractor=None,
-            image_encoder=None,
+            **reading(folder, dtype),
             add_watermarker=False,
         )
         pipeline.unet.to(device)

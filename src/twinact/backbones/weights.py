@@ -1,6 +1,9 @@
 """Which of the weights in a model's folder are read, and when two ids mean the same weights."""
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from twinact.errors import CheckpointError
 
@@ -25,6 +28,18 @@ def denoiser_weights(folder: Path) -> tuple[Path, str | None]:
         f"model {str(folder)!r} has no denoiser weights in safetensors: "
         "save it with pipeline.save_pretrained(..., safe_serialization=True)"
     )
+
+
+def reading(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for every family: safetensors of this folder, without what only images need.
+
+    Raises:
+        CheckpointError: As `denoiser_weights`.
+    """
+    return {
+        "dtype": dtype, "variant": denoiser_weights(folder)[1], "use_safetensors": True, "local_files_only": True,
+        "feature_extractor": None, "image_encoder": None,
+    }  # fmt: skip
 
 
 def same_model(first: str, second: str) -> bool:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinact.cli.many import CLUSTERS, action_folders, action_name, learn_many
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
-from twinact.configs import MEMORY, METHODS, PRECISIONS, SCHEDULES, LearnConfig, RunConfig
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Memory, Model, Precision, open_model, with_suffix
+from twinact.configs import METHODS, SCHEDULES, LearnConfig, RunConfig
 from twinact.errors import ConfigError, DataError
 from twinact.outputs import new_file
 from twinact.terminal import is_main_process, progress, say
@@ -66,16 +66,8 @@ def learn(
         LearnConfig.noise_bias
     ),
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = LearnConfig.seed,
-    precision: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}; what suits the machine if not given.")
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {', '.join(MEMORY)}: less memory and slower, or compiled and faster; what suits the machine "
-            "if not given."
-        ),
-    ] = None,
+    precision: Precision = None,
+    memory: Memory = None,
     accumulate: Annotated[
         int | None,
         typer.Option(help="Parts to take the pictures of a step in; as many as memory asks for if not given."),

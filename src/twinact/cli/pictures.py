@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER, __version__
-from twinact.cli.terminal import SCHEMA_VERSION, Model, open_model
-from twinact.configs import MEMORY, PRECISIONS, RunConfig
+from twinact.cli.terminal import SCHEMA_VERSION, Memory, Model, Precision, open_model
+from twinact.configs import RunConfig
 from twinact.errors import DataError
 from twinact.outputs import PictureFolder
 from twinact.terminal import progress
@@ -39,23 +39,17 @@ def generate(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
     guidance: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."),
+        typer.Option(
+            min=0, max=100, help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."
+        ),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help=f"Pictures drawn at once; up to {_AT_ONCE} if not given, 1 with memory low."),
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}; what suits the machine if not given.")
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {', '.join(MEMORY)}: less memory and slower, or compiled and faster; what suits the machine "
-            "if not given."
-        ),
-    ] = None,
+    precision: Precision = None,
+    memory: Memory = None,
 ) -> None:
     """Draw every action with every prompt, by customised actors if wanted."""
     folder = PictureFolder(out)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinact.configs import MEMORY, PRECISIONS
 from twinact.terminal import say
 
 if TYPE_CHECKING:
@@ -14,6 +15,18 @@ SCHEMA_VERSION = 1
 """Of the JSON that commands print and write into pictures."""
 
 Model = Annotated[str, typer.Option("--model", help="'nano', a folder in diffusers layout, or a Hugging Face name.")]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}; what suits the machine if not given."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help=f"One of {', '.join(MEMORY)}: less memory and slower, or compiled and faster; what suits the machine if "
+        "not given.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
