@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from twinact.bench.judges import Judges
 from twinact.bench.metrics import Asked
 from twinact.bench.tasks import said, true_drawing
 from twinact.demo import DemoConfig, run_demo
-from twinact.demo_folder import MARKER, DemoFolder, read_marker
+from twinact.demo_folder import MARKER, DemoFolder
 from twinact.encoders import FOLDER
 from twinact.encoders.head import EncoderConfig, LatentActionEncoder
 from twinact.errors import ConfigError, DataError
@@ -37,6 +37,7 @@ from twinact.space import ActionSpace
 from twinact.workflow import SPACE_FILE, build_space
 from twinact.world.bodies import ACTORS
 from twinact.world.places import PLACES
+from twinact.world.scene import WORLD_VERSION
 from twinact.world.splits import CUSTOM_ACTIONS, CustomAction, exemplar_scenes
 
 CUSTOM = CUSTOM_ACTIONS["signpost"]
@@ -108,6 +109,16 @@ def test_demo_goes_on_where_it_stopped_and_says_when_it_is_done(
         run_demo(out, replace(SMALL, guidance=3.0))
 
 
+def test_demo_of_an_older_world_is_refused_and_the_way_out_told(
+    nano: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**asdict(SMALL), "model": nano.model_id, "world_version": WORLD_VERSION}
+    DemoFolder(tmp_path, settings)
+    monkeypatch.setattr("twinact.demo.WORLD_VERSION", WORLD_VERSION + 1)
+    with pytest.raises(ConfigError, match=r"world_version was \d+ and is \d+; give a new folder or delete this one"):
+        run_demo(tmp_path, SMALL)
+
+
 def test_demo_refuses_other_folders_and_leaves_them(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("mine")
     with pytest.raises(DataError, match="holds no demo"):
@@ -117,15 +128,7 @@ def test_demo_refuses_other_folders_and_leaves_them(tmp_path: Path) -> None:
         run_demo(tmp_path / "holiday.txt")
 
 
-@pytest.mark.parametrize("marker", ["", "[]", '{"kind": "twinact-run", "version": 1}', '{"kind": "twinact-demo"}'])
-def test_marker_of_something_else_is_refused(tmp_path: Path, marker: str) -> None:
-    (tmp_path / MARKER).write_text(marker)
-    with pytest.raises(DataError, match="holds no demo"):
-        read_marker(tmp_path)
-
-
 def test_stage_keeps_its_seconds_when_it_is_stopped(tmp_path: Path) -> None:
-    assert read_marker(tmp_path) is None
     folder = DemoFolder(tmp_path, {"steps": 1})
     with pytest.raises(KeyboardInterrupt), folder.stage("drawing"):
         raise KeyboardInterrupt
@@ -134,7 +137,7 @@ def test_stage_keeps_its_seconds_when_it_is_stopped(tmp_path: Path) -> None:
     assert again.seconds == {"drawing": first}
     with again.stage("drawing"):
         pass
-    assert json.loads((tmp_path / MARKER).read_text())["seconds"]["drawing"] > first
+    assert json.loads((tmp_path / MARKER.file).read_text())["seconds"]["drawing"] > first
 
 
 def test_unknown_action_is_refused() -> None:

@@ -23,7 +23,7 @@ from twinact.bench.judges import Judges
 from twinact.bench.metrics import score
 from twinact.bench.tasks import Ask, best_text, said, true_drawing
 from twinact.configs import LearnConfig
-from twinact.demo_folder import DemoFolder, read_marker
+from twinact.demo_folder import MARKER, DemoFolder
 from twinact.errors import ConfigError
 from twinact.exemplars import load_exemplars
 from twinact.files import atomic_write_bytes
@@ -50,6 +50,7 @@ from twinact.terminal import progress, say
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
 from twinact.world.captions import with_article
 from twinact.world.places import PLACES
+from twinact.world.scene import WORLD_VERSION
 from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
 DEMO_ACTION = "rising-star"
@@ -110,15 +111,15 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
 
     Raises:
         DataError: `out` holds something else, or cannot be written.
-        ConfigError: `out` holds a demo with other settings or of another model.
+        ConfigError: `out` holds a demo with other settings, or of another model or version of the world.
         CheckpointError: The installation has no embedded model.
         KeyboardInterrupt: Stopped; run again to go on.
     """
     config = config or DemoConfig()
-    read_marker(out)  # refuses a folder that is not ours before anything takes time
+    MARKER.read(out)  # refuses a folder that is not ours before anything takes time
     say("opening nano, the embedded model")
     backbone = open_model()
-    folder = DemoFolder(out, {**asdict(config), "model": backbone.model_id})
+    folder = DemoFolder(out, {**asdict(config), "model": backbone.model_id, "world_version": WORLD_VERSION})
     if folder.report.is_file():
         say(f"this demo is already done: {folder.report}")
         return folder.report

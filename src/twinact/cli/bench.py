@@ -9,7 +9,7 @@ import typer
 from twinact.cli.terminal import AsJson, open_model
 from twinact.configs import LearnConfig
 from twinact.errors import ConfigError
-from twinact.terminal import say
+from twinact.terminal import progress, say
 
 app = typer.Typer(help="Compare methods on the held-out actions.", no_args_is_help=True)
 
@@ -30,10 +30,11 @@ def custom(
     """Learn, draw and judge the custom actions with TwinAct, Textual Inversion and words alone.
 
     Actions whose names start with "dev-" are for choosing settings; they are only run when named.
-    Stopped runs go on when the command is given again. Half an hour for all 24 actions on two cores.
+    Stopped runs go on when the command is given again with the same settings. Several processes may fill one folder
+    with different actions; the command without actions then judges all 24. Half an hour for these on two cores.
     """
     from twinact import workflow
-    from twinact.bench.compare import compare
+    from twinact.bench.compare import MARKER, compare
     from twinact.bench.judges import Judges
     from twinact.nano import judges_dir
     from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS
@@ -42,15 +43,19 @@ def custom(
     for name in action or ():
         if name not in known:
             raise ConfigError(f"action {name!r} must be one of {', '.join(known)}")
-    results = compare(
-        open_model("nano"),
-        workflow.action_encoder("nano"),
-        Judges.load(judges_dir()),
-        out,
-        actions=[known[name] for name in action or CUSTOM_ACTIONS],
-        config=LearnConfig(name="bench", steps=steps, seed=seed),
-        report=say,
-    )
+    MARKER.read(out)  # refuses a folder that is not ours before anything takes time
+    backbone = open_model("nano")
+    with progress("learning and drawing") as advance:
+        results = compare(
+            backbone,
+            workflow.action_encoder("nano"),
+            Judges.load(judges_dir()),
+            out,
+            actions=[known[name] for name in action or CUSTOM_ACTIONS],
+            config=LearnConfig(name="bench", steps=steps, seed=seed),
+            report=say,
+            progress=advance,
+        )
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
