@@ -144,3 +144,4 @@ def test_compression_spoils_a_picture_more_at_low_quality() -> None:
     picture = draw(Scene("fox", Pose(), "park"), 64)
     low, high = (np.abs(compressed(picture, q).astype(int) - picture).mean() for q in (30, 95))
     assert 0 < high < low < 20
+    torch.from_numpy(compressed(picture, 50))  # without a warning that it cannot be written

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tiny import tiny_sd
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.bench.compare import compare
 from twinact.bench.judges import Judges
+from twinact.cli import app
 from twinact.configs import LearnConfig
 from twinact.errors import ConfigError, DataError
 from twinact.world.splits import DEV_ACTIONS
@@ -78,4 +80,7 @@ def test_other_folders_are_refused_and_left(backbone: Backbone, judges: Judges, 
     (tmp_path / "results.json").write_text("mine")
     with pytest.raises(DataError, match="holds no bench"):
         compare(backbone, None, judges, tmp_path, **SMALL)
+    result = CliRunner().invoke(app, ["bench", "custom", "--out", str(tmp_path)])
+    assert result.exit_code == 1 and "holds no bench" in result.stderr
+    assert "opening model" not in result.stderr  # that takes seconds
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

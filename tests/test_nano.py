@@ -14,15 +14,19 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from twinact.bench.calibrate import calibrate
 from twinact.bench.judges import Judges
+from twinact.encoders import load_action_encoder
+from twinact.errors import ConfigError, DataError
 from twinact.nano.data import described, drawn_part, features_pose, picture_batches, pose_features, trained_part
 from twinact.nano.evaluate import between_pairs, evaluate_nano, evaluate_vae, prompts
 from twinact.nano.fit import fit_module, schedule
-from twinact.nano.recipe import RECIPE, Fit
+from twinact.nano.recipe import RECIPE, Fit, Recipe
 from twinact.nano.tokenizer import build_tokenizer
+from twinact.nano.train import PARTS, train_nano
 from twinact.nano.unet import _visit, build_scheduler
 from twinact.phrases import load_phrases
-from twinact.workflow import default_space, open_model
+from twinact.workflow import SPACE_FILE, default_space, open_model
 from twinact.world.meanings import meanings
 from twinact.world.pose import distance
 from twinact.world.sampling import sample_free_pose
@@ -158,20 +162,85 @@ def test_evaluation_of_nano_adds_up() -> None:
     for table in ("phrases by heading", "phrases by actor"):
         assert sum(row["count"] for row in facts[table].values()) == named
     assert sum(int(row.split("/")[1]) for row in facts["phrases"].values()) == named
-    assert 20 < evaluate_vae(backbone, 4, 0)["psnr, mean dB"] < 45
+    calls: list[tuple[int, int]] = []
+    assert 20 < evaluate_vae(backbone, 34, 0, lambda *call: calls.append(call))["psnr, mean dB"] < 45
+    assert calls == [(32, 34), (34, 34)]
+    calls.clear()
+    calibrate(judges, backbone, 33, 0, lambda *call: calls.append(call))
+    assert calls == [(32, 99), (33, 99), (65, 99), (66, 99), (98, 99), (99, 99)]
+
+
+TINY = Fit(8, 4, 1e-3)
+TOY = replace(
+    RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY, vision=TINY, encoder=TINY, judge=TINY
+)
+SMALLER = replace(TOY, text_width=64, text_layers=1, vision_width=64, vision_layers=1, vae_channels=(8, 8, 8),
+                  unet_channels=(16, 32, 32))  # fmt: skip
+
+
+def _train(run: Path, *parts: str, recipe: Recipe = SMALLER, start: Path | None = None) -> Path:
+    return train_nano(recipe, run, parts or None, start=start, workers=0, report=lambda _line: None)
+
+
+def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("twinact.nano.vae._FITTED_ON", 20)
+    brought = {
+        "text": {"text_encoder", "tokenizer", "training.json"},
+        "vision": {"image_encoder"},
+        "vae": {"vae"},
+        "encoder": {"action_encoder"},
+        "judges": {"judges"},
+        "unet": {"unet", "scheduler", "feature_extractor", "model_index.json", SPACE_FILE},
+    }
+    assert set(brought) == set(PARTS)
+    there: set[str] = set()
+    for part, files in brought.items():
+        model = _train(tmp_path / "run", part)
+        there |= files | ({"feature_extractor"} if "model_index.json" in there else set())
+        assert {path.name for path in model.iterdir()} == there, part
+    pipeline = DiffusionPipeline.from_pretrained(model)
+    assert pipeline.image_encoder is not None and pipeline.vae.dtype == pipeline.image_encoder.dtype == torch.float32
+    assert load_action_encoder(model) is not None and Judges.load(model / "judges").actors
+
+    further = _train(tmp_path / "further", "vision", start=model)
+    assert {path.name for path in further.iterdir()} == there
+    assert open_model(further).model_id.split("@")[1] == open_model(model).model_id.split("@")[1]
+
+
+def test_a_run_goes_on_with_its_own_recipe_only(tmp_path: Path, monkeypatch) -> None:
+    _train(tmp_path / "run", "text")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"recipe\.guidance was 2\.0 and is 3\.0, recipe\.unet\.batch_size was 4"):
+        _train(tmp_path / "run", recipe=replace(SMALLER, unet=Fit(8, 2, 1e-3), guidance=3.0))
+    monkeypatch.setattr("twinact.nano.train.WORLD_VERSION", 1000)
+    with pytest.raises(ConfigError, match=r"world_version was \d+ and is 1000"):
+        _train(tmp_path / "run", "text")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_start_that_cannot_be_used_leaves_nothing(tmp_path: Path, model: Path) -> None:
+    for start, error, told in (
+        (tmp_path / "none", DataError, "is not a folder"),
+        (model, ConfigError, "does not fit the recipe"),
+    ):
+        with pytest.raises(error, match=told):
+            _train(tmp_path / "run", "unet", start=start)
+    with pytest.raises(ConfigError, match="part 'vae' of the model to start from is kept"):
+        _train(tmp_path / "run", "vae", start=model)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_importing_the_training_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", "import twinact.nano.train"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.slow
 def test_whole_recipe_at_toy_size(tmp_path: Path) -> None:
-    from twinact.nano.train import train_nano
-
-    tiny = Fit(8, 4, 1e-3)
-    recipe = replace(
-        RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=tiny, unet=tiny, vision=tiny, encoder=tiny, judge=tiny
-    )
-    model = train_nano(recipe, tmp_path / "run", workers=0, report=lambda _line: None)
+    model = _train(tmp_path / "run", recipe=TOY)
     pipeline = DiffusionPipeline.from_pretrained(model)
-    further = train_nano(recipe, tmp_path / "further", ("unet",), start=model, workers=0, report=lambda _line: None)
+    further = _train(tmp_path / "further", "unet", recipe=TOY, start=model)
     again = DiffusionPipeline.from_pretrained(further)
     assert {path.name for path in further.iterdir()} == {path.name for path in model.iterdir()}
     for kept in ("vae", "text_encoder", "image_encoder"):

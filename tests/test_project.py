@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import twinact
 from twinact.cli import app
 from twinact.configs import LearnConfig, RunConfig
+from twinact.nano import model_dir
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -28,12 +30,18 @@ def commands(group: typer.core.TyperGroup, path: tuple[str, ...] = ()) -> list[t
     return found
 
 
+def _name(requirement: str) -> str:
+    """The package that a line of a requirement list asks for."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+FORBIDDEN = {"torchvision", "torchaudio", "timm"}
 COMMANDS = commands(typer.main.get_command(app))
 
 
 def test_torchvision_stays_out() -> None:
     names = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
-    assert not names & {"torchvision", "torchaudio", "timm"}
+    assert not names & FORBIDDEN
     assert importlib.util.find_spec("torchvision") is None
 
 
@@ -96,6 +104,39 @@ def test_package_data_exists_and_is_shipped() -> None:
 def test_torch_is_pinned_and_torchvision_forbidden() -> None:
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert {"torchvision==0.0.0", "torchaudio==0.0.0"} <= set(constraints)
+    (pin,) = (line for line in constraints if re.match(r"torch\b", line))
+    assert re.fullmatch(r"torch==\d+\.\d+\.\d+", pin)
+    (needed,) = (line for line in PROJECT["project"]["dependencies"] if re.match(r"torch\b", line))
+    pinned, lowest = (tuple(map(int, re.findall(r"\d+", line))) for line in (pin, needed))
+    assert pinned >= lowest
+
+
+def test_every_install_of_the_makefile_obeys_the_constraints() -> None:
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    installs = [line for line in lines if re.search(r"\bpip3?\b.*\binstall\b", line)]
+    assert len(installs) == 2
+    assert all(" -c constraints.txt " in line for line in installs)
+
+
+def test_no_extra_asks_for_torchvision() -> None:
+    """As far as requirement lists say: the extras themselves, and what the packages that are installed here ask for."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert {"app", "pose"} <= set(extras)
+    todo, seen = {_name(line) for group in extras.values() for line in group}, set()
+    todo |= {_name(line) for line in PROJECT["project"]["dependencies"]}
+    while todo:
+        seen.add(name := todo.pop())
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that is not installed; its own name is checked
+        todo |= {_name(line) for line in lines if "extra ==" not in line} - seen
+    assert "torch" in seen and not seen & FORBIDDEN
+
+
+def test_weights_are_small_enough_to_ship() -> None:
+    files = [path for path in model_dir().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 64e6
 
 
 def test_every_dependency_has_a_lower_bound() -> None:

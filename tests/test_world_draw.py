@@ -1,15 +1,19 @@
 """The drawn world: kinematics, framing and pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from twinact.errors import DataError
+from twinact.world import gallery
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
 from twinact.world.draw import draw, figure_mask, joints
 from twinact.world.places import PLACES
 from twinact.world.pose import DOFS, Pose
 from twinact.world.scene import BODY_HEIGHT, MARGIN, Camera, Scene
 from twinact.world.skeleton import JOINT_NAMES, Proportions, radii, skeleton
+from twinact.world.splits import CUSTOM_ACTIONS
 
 BODY = Proportions()
 STRAIGHT = Pose(l_shoulder=0, r_shoulder=0, l_hip=0, r_hip=0)
@@ -164,3 +168,13 @@ def test_unknown_names_are_refused() -> None:
         Scene("unicorn", Pose(), "park")
     with pytest.raises(DataError, match="place 'office'"):
         Scene("robot", Pose(), "office")
+
+
+def test_gallery_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_PHRASES_PER_HEADING", "_MATRIX_ACTORS", "_MATRIX_PHRASES"):
+        monkeypatch.setattr(gallery, name, 1)
+    monkeypatch.setattr(gallery, "_PICTURE", 48)
+    calls: list[tuple[int, int]] = []
+    gallery.write_gallery(tmp_path / "gallery", lambda done, count: calls.append((done, count)))
+    assert len(calls) == 8 and calls == sorted(calls)
+    assert calls[-1][0] == calls[-1][1] == len(ACTORS) + 2 * len(PLACES) + 4 + 1 + len(CUSTOM_ACTIONS)

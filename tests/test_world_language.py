@@ -1,14 +1,20 @@
 """Phrases, their meanings, captions, and what is held out."""
 
 import json
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from twinact import PLACEHOLDER
+from twinact.bench import judges
 from twinact.errors import DataError
+from twinact.nano import encoder, unet, vae, vision
+from twinact.nano import text as text_tower
+from twinact.nano.data import described, drawn_part, features_pose, trained_part
 from twinact.nano.recipe import RECIPE
+from twinact.nano.tokenizer import build_tokenizer
 from twinact.phrases import load_phrases
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
 from twinact.world.captions import caption, follows_directly
@@ -131,6 +137,28 @@ def test_nothing_sampled_for_training_shows_a_custom_action() -> None:
         item = sample_described(np.random.default_rng([8, index]), part)
         assert not any(action.pose.holds(item.scene.pose) for action in CUSTOM_ACTIONS.values())
         assert item.scene.actor not in HELD_OUT_ACTORS
+
+
+@pytest.mark.parametrize("module", [vae, unet, vision, encoder], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_no_trained_part_sees_a_custom_action_or_a_held_out_actor(module: ModuleType) -> None:
+    part = drawn_part(RECIPE) if module is unet else trained_part(RECIPE)
+    for index in range(300):
+        scene = described(RECIPE, part, index, module.STREAM).scene
+        assert not is_held_out_pose(scene.pose)
+        assert scene.actor in RECIPE.actors and scene.place in RECIPE.places
+
+
+def test_the_text_tower_reads_of_no_custom_action_or_held_out_actor() -> None:
+    captions = text_tower._Captions(RECIPE, trained_part(RECIPE), build_tokenizer(RECIPE.max_tokens))
+    seen = captions[0]
+    assert len(seen["pose"]) == 384
+    assert not any(is_held_out_pose(features_pose(row)) for row in seen["pose"].numpy())
+    assert seen["actor"].max() < len(RECIPE.actors) and seen["place"].max() < len(RECIPE.places)
+
+
+def test_streams_of_the_trained_parts_and_of_the_judges_differ() -> None:
+    streams = [module.STREAM for module in (vae, text_tower, unet, vision, encoder, judges)]
+    assert len(set(streams)) == len(streams)
 
 
 def test_nano_is_trained_on_known_actors_only() -> None:

@@ -21,6 +21,7 @@ from twinact.world.scene import Scene
 
 # The joints whose angles a person sees at once; face and fingers are a few pixels.
 LIMBS = tuple(name for name in DOF_NAMES if name.endswith(("shoulder", "elbow", "hip", "knee")))
+AT_ONCE = 32  # pictures that are drawn and read together
 Pictures = Sequence[np.ndarray | Image.Image]
 
 
@@ -54,7 +55,10 @@ def drawn_scenes(count: int, seed: int, *, free: bool = False) -> list[Described
 
 
 def judged(
-    judges: Judges, scenes: Sequence[Described], spoil: Callable[[Pictures], Pictures] | None = None
+    judges: Judges,
+    scenes: Sequence[Described],
+    spoil: Callable[[Pictures], Pictures] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Case]:
     """Draw scenes and judge them.
 
@@ -62,11 +66,18 @@ def judged(
         judges: To be measured.
         scenes: See `drawn_scenes`.
         spoil: What happens to the pictures before they are judged, as a round trip through a VAE.
+        progress: Called with the number of pictures judged, every few of them.
     """
-    drawn: Pictures = [draw(item.scene, RECIPE.image_size) for item in scenes]
-    pictures = drawn if spoil is None else spoil(drawn)
-    rows = zip(scenes, pictures, judges.judge(pictures), strict=True)
-    return [Case(item.scene, item.phrases, picture, verdict) for item, picture, verdict in rows]
+    cases: list[Case] = []
+    for start in range(0, len(scenes), AT_ONCE):
+        chunk = scenes[start : start + AT_ONCE]
+        drawn: Pictures = [draw(item.scene, RECIPE.image_size) for item in chunk]
+        pictures = drawn if spoil is None else spoil(drawn)
+        rows = zip(chunk, pictures, judges.judge(pictures), strict=True)
+        cases += [Case(item.scene, item.phrases, picture, verdict) for item, picture, verdict in rows]
+        if progress is not None:
+            progress(len(cases))
+    return cases
 
 
 def round_trip(backbone: Backbone) -> Callable[[Pictures], Pictures]:
@@ -112,7 +123,9 @@ def false_alarms(cases: Sequence[Case], seed: int) -> dict[str, Any]:
     return {"wrong phrase": share(phrase), "wrong actor": share(actor), "wrong place": share(place)}
 
 
-def calibrate(judges: Judges, backbone: Backbone, count: int, seed: int) -> tuple[dict[str, Any], list[Case]]:
+def calibrate(
+    judges: Judges, backbone: Backbone, count: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, Any], list[Case]]:
     """The judges on pictures of the grammar, freely posed ones and VAE round trips, and on wrong expectations.
 
     Args:
@@ -120,16 +133,23 @@ def calibrate(judges: Judges, backbone: Backbone, count: int, seed: int) -> tupl
         backbone: Whose VAE the round trips go through.
         count: Pictures of each sort.
         seed: Of the scenes.
+        progress: Called with (pictures judged, pictures in all), every few of them.
 
     Returns:
         The figures as JSON, and the cases of the grammar, worst joints first.
     """
+
+    def after(before: int) -> Callable[[int], None]:
+        return lambda done: None if progress is None else progress(before + done, 3 * count)
+
     scenes = drawn_scenes(count, seed)
-    plain = judged(judges, scenes)
+    plain = judged(judges, scenes, progress=after(0))
+    decoded = judged(judges, scenes, round_trip(backbone), after(count))
+    free = judged(judges, drawn_scenes(count, seed, free=True), progress=after(2 * count))
     figures = {
         "poses of the captions": accuracy(plain),
-        "the same after the VAE": accuracy(judged(judges, scenes, round_trip(backbone))),
-        "poses drawn freely": accuracy(judged(judges, drawn_scenes(count, seed, free=True))),
+        "the same after the VAE": accuracy(decoded),
+        "poses drawn freely": accuracy(free),
         "seen although not there": false_alarms(plain, seed),
     }
     return figures, sorted(plain, key=lambda case: -case.joint_error)

@@ -248,7 +248,7 @@ def compressed(picture: np.ndarray, quality: int) -> np.ndarray:
     """An RGB picture (h, w, 3) uint8 after JPEG of a quality from 1 to 100."""
     file = BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+    return np.array(Image.open(file))  # a copy, since torch warns of arrays that cannot be written
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,15 +25,13 @@ def train(
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw pictures.")] = 1,
 ) -> None:
     """Train nano from the world, from nothing or from a model. Stopped runs go on when the command is given again."""
-    if not (out / "recipe.json").is_file():
-        new_folder(out)
     from twinact.nano.recipe import RECIPE
     from twinact.nano.train import PARTS, train_nano
 
     for part in parts or ():
         if part not in PARTS:
             raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
-    typer.echo(train_nano(RECIPE, out, tuple(parts or PARTS), start=start, workers=workers, report=say))
+    typer.echo(train_nano(RECIPE, out, tuple(parts) if parts else None, start=start, workers=workers, report=say))
 
 
 @nano_app.command("evaluate")
@@ -60,12 +58,16 @@ def evaluate(
         drawn, pictures = evaluate_nano(
             backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance
         )
+    with progress("decoding what the VAE encoded") as advance:
+        vae = evaluate_vae(backbone, max(prompts, 100), seed, advance)
+    with progress("calibrating the judges") as advance:
+        calibrated = calibrate(judges, backbone, max(prompts, 500), seed, advance)[0]
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": backbone.model_id,
         "nano": drawn,
-        "vae": evaluate_vae(backbone, max(prompts, 100), seed),
-        "judges": calibrate(judges, backbone, max(prompts, 500), seed)[0],
+        "vae": vae,
+        "judges": calibrated,
     }
     if between:
         with progress("drawing between phrases") as advance:
@@ -113,4 +115,6 @@ def gallery(
     """Draw contact sheets of actors, phrases and places, and a page with them."""
     from twinact.world.gallery import write_gallery
 
-    typer.echo(write_gallery(out))
+    with progress("drawing the gallery") as advance:
+        page = write_gallery(out, advance)
+    typer.echo(page)

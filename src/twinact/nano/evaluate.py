@@ -11,7 +11,7 @@ from PIL import Image
 
 from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
-from twinact.bench.calibrate import drawn_scenes, round_trip
+from twinact.bench.calibrate import AT_ONCE, drawn_scenes, round_trip
 from twinact.bench.judges import Judges, Verdict
 from twinact.bench.metrics import share
 from twinact.nano.data import drawn_part
@@ -166,18 +166,25 @@ def evaluate_between(
     return {"monotone": share(monotone), "ways": ways}
 
 
-def evaluate_vae(backbone: Backbone, count: int, seed: int) -> dict[str, float]:
+def evaluate_vae(
+    backbone: Backbone, count: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> dict[str, float]:
     """PSNR in dB, over values in [0, 1], of drawn pictures that the VAE has encoded and decoded.
 
     Args:
         backbone: The embedded model.
         count: Number of pictures of the caption grammar.
         seed: Of the scenes; no training stream uses it.
+        progress: Called with (pictures decoded, pictures in all), every few of them.
     """
-    drawn = [draw(item.scene, RECIPE.image_size) for item in drawn_scenes(count, seed)]
-    decoded = [np.asarray(picture) for picture in round_trip(backbone)(drawn)]
-    errors = ((np.stack(decoded).astype(np.float64) - np.stack(drawn)) / 255) ** 2
-    psnr = -10 * np.log10(errors.mean(axis=(1, 2, 3)))
+    spoil, scenes, psnr = round_trip(backbone), drawn_scenes(count, seed), np.empty(count)
+    for start in range(0, count, AT_ONCE):
+        drawn = np.stack([draw(item.scene, RECIPE.image_size) for item in scenes[start : start + AT_ONCE]])
+        decoded = np.stack([np.asarray(picture) for picture in spoil(list(drawn))])
+        errors = ((decoded.astype(np.float64) - drawn) / 255) ** 2
+        psnr[start : start + AT_ONCE] = -10 * np.log10(errors.mean(axis=(1, 2, 3)))
+        if progress is not None:
+            progress(start + len(drawn), count)
     return {"psnr, mean dB": round(float(psnr.mean()), 2), "psnr, lowest dB": round(float(psnr.min()), 2)}
 
 

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import nn
-from transformers import CLIPImageProcessorPil
 
-from twinact.backbones import load
+from twinact.backbones import load, quiet
+from twinact.backbones.base import Backbone
+from twinact.begun import Marker
 from twinact.bench.judges import Judges, train_judges
+from twinact.errors import ConfigError
 from twinact.nano.data import drawn_part, trained_part
 from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import contact_sheet
@@ -31,7 +32,13 @@ from twinact.world.captions import with_article
 from twinact.world.places import PLACES
 from twinact.world.scene import WORLD_VERSION
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+MARKER = Marker("recipe.json", "nano")
 PARTS = ("text", "vae", "unet", "vision", "encoder", "judges")
+_BUILDS_ON = {"unet": ("text", "vae"), "vision": ("text",), "encoder": ("vae",), "judges": ("vae",)}
+_KEPT = ("text", "vae")  # with a model to start from
 _PREVIEW_PHRASES = (
     "arms spread wide",
     "kicking left",
@@ -45,59 +52,83 @@ _PREVIEW_PHRASES = (
 def train_nano(
     recipe: Recipe,
     run: Path,
-    parts: tuple[str, ...] = PARTS,
+    parts: tuple[str, ...] | None = None,
     *,
     start: Path | None = None,
     workers: int = 1,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Train the parts that are not finished yet and write the model folder ``run/nano``.
+    """Train the parts that are not finished yet and write them to the model folder ``run/nano``.
+
+    It is a pipeline, with an action space, as soon as it can draw; before that it holds the parts alone.
 
     Args:
-        recipe: All numbers; stored as ``run/recipe.json``.
-        run: Run folder; the same call goes on where an earlier one stopped.
-        parts: Which parts to train now, of `PARTS`; the parts they build on are trained first.
+        recipe: All numbers; stored in ``run/recipe.json``.
+        run: Run folder; the same call goes on where an earlier one stopped. Parts may differ.
+        parts: Which parts to train now, of `PARTS`; the parts they build on are trained first. None: all.
         start: A model folder to go on from: its text tower and VAE are kept as they are, its UNet and judges are
             where training begins. None starts from nothing.
         workers: Processes that draw pictures.
         report: Receives lines about progress.
+
+    Raises:
+        ConfigError: The run was begun with another recipe, world or start; `start` does not fit the recipe; a part
+            that it keeps is to be trained.
+        TwinactError: The folder holds something else, or `start` cannot be read. Nothing is written then.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    kept = () if start is None else _KEPT
+    for part in parts or ():
+        if part in kept:
+            raise ConfigError(f"part {part!r} of the model to start from is kept; train it without --start")
+    chosen = [part for part in PARTS if (part in parts if parts else part not in kept)]
+    wanted = {*chosen, *(need for part in chosen for need in _BUILDS_ON.get(part, ()))}.difference(kept)
+    MARKER.read(run)  # refuses a folder that is not ours before anything takes time
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(recipe.seed)
+    before = None if start is None else _open(start, recipe, device)
+    judged = None if start is None or "judges" not in wanted or not (start / "judges").is_dir() else start / "judges"
+    judges = Judges() if judged is None else Judges.load(judged)
+    settings = {"recipe": asdict(recipe), "world_version": WORLD_VERSION, "start": before and before.model_id}
+    MARKER.begin(run, settings)
+
     model = run / "nano"
     if start is not None and not model.exists():
-        shutil.copytree(start, model)  # what is not trained now stays as it was
-    torch.manual_seed(recipe.seed)
-    before = None if start is None else StableDiffusionPipeline.from_pretrained(start).to(device)
-    vae = train_vae(recipe, run / "vae", workers, device, report) if before is None else before.vae
-    vae.requires_grad_(False).eval()
-    if "judges" in parts:
-        judges = (Judges() if start is None else Judges.load(start / "judges")).to(device)
-        train_judges(recipe, judges, vae, run / "judges", workers, report)
-        judges.save(model / "judges")
-    if parts == ("judges",):
-        return model
+        copy = run / ".nano"  # what is not trained now stays as it was
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(start, copy).rename(model)
     if before is None:
-        tokenizer, unet, vision = build_tokenizer(recipe.max_tokens), build_unet(recipe), None
-        text = train_text(recipe, tokenizer, run / "text", workers, device, report)
+        tokenizer, unet, text, vae = build_tokenizer(recipe.max_tokens), build_unet(recipe), None, None
     else:
-        tokenizer, unet, vision, text = before.tokenizer, before.unet, before.image_encoder, before.text_encoder
-    if "encoder" in parts:
-        train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
-    if "unet" in parts:
+        pipeline = before.pipeline()
+        tokenizer, unet, text, vae = pipeline.tokenizer, pipeline.unet, pipeline.text_encoder, pipeline.vae
+    if "vae" in wanted:
+        vae = train_vae(recipe, run / "vae", workers, device, report).requires_grad_(False)
+        _save_half(vae, model / "vae")
+    if "text" in wanted:
+        text = train_text(recipe, tokenizer, run / "text", workers, device, report).requires_grad_(False)
+        _save_half(text, model / "text_encoder")
+        tokenizer.save_pretrained(model / "tokenizer")
+    if "unet" in wanted:
 
-        def preview(unet: UNet2DConditionModel, step: int) -> None:
+        def preview(unet: "UNet2DConditionModel", step: int) -> None:
             pipeline = _pipeline(vae, text, tokenizer, unet, None)
             preview_sheet(pipeline, recipe).save(run / f"preview_{step:06d}.png")
 
+        torch.manual_seed(recipe.seed)
+        unet.requires_grad_(True)
         train_unet(recipe, vae, text, tokenizer, unet, run / "unet", workers, report, preview)
-        if "vision" in parts:
-            vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
-        _save_half(_pipeline(vae, text, tokenizer, unet, vision), model)
-        known = drawn_part(recipe).phrases  # a phrase belongs in the space only when the model can draw it
-        build_space(load(model, device="cpu"), phrases=known).save(model / SPACE_FILE)
+        _save_half(unet, model / "unet")
+    if "vision" in wanted:
+        vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
+        _save_half(vision, model / "image_encoder")
+    if "encoder" in wanted:
+        train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
+    if "judges" in wanted:
+        train_judges(recipe, judges.to(device), vae, run / "judges", workers, report)
+        judges.save(model / "judges")
+    if wanted - {"encoder", "judges"}:
+        _join(model, recipe)
     card = {
         "world_version": WORLD_VERSION,
         "recipe": asdict(recipe),
@@ -109,7 +140,48 @@ def train_nano(
     return model
 
 
-def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any, vision: Any) -> StableDiffusionPipeline:
+def _open(start: Path, recipe: Recipe, device: torch.device) -> Backbone:
+    backbone = load(start, device)
+    side = recipe.image_size // 4
+    needed = ("StableDiffusion", (recipe.latent_channels, side, side), recipe.text_width)
+    found = (type(backbone).__name__, backbone.latent_shape, backbone.token_tables()[0].weight.shape[1])
+    if found != needed:
+        raise ConfigError(
+            f"model '{start}' does not fit the recipe: family, shape of the latents and width of the text tower are "
+            f"{found} and must be {needed}; give a model of this recipe"
+        )
+    return backbone
+
+
+def _join(model: Path, recipe: Recipe) -> None:
+    """Make a pipeline of the parts in a model folder, and its action space, once there are enough to draw."""
+    if not all((model / name).is_dir() for name in ("vae", "text_encoder", "unet")):
+        return
+    with quiet():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+        vision = model / "image_encoder"
+        pipeline = _pipeline(
+            AutoencoderKL.from_pretrained(model / "vae"),
+            CLIPTextModel.from_pretrained(model / "text_encoder"),
+            CLIPTokenizer.from_pretrained(model / "tokenizer"),
+            UNet2DConditionModel.from_pretrained(model / "unet"),
+            CLIPVisionModelWithProjection.from_pretrained(vision) if vision.is_dir() else None,
+        )
+        pipeline.scheduler.save_pretrained(model / "scheduler")
+        if pipeline.feature_extractor is not None:
+            pipeline.feature_extractor.save_pretrained(model / "feature_extractor")
+        pipeline.save_config(model)
+    known = drawn_part(recipe).phrases  # a phrase belongs in the space only when the model can draw it
+    build_space(load(model, device="cpu"), phrases=known).save(model / SPACE_FILE)
+
+
+def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any, vision: Any) -> "StableDiffusionPipeline":
+    with quiet():  # transformers remarks on import that torchvision is missing
+        from diffusers import StableDiffusionPipeline
+        from transformers import CLIPImageProcessorPil
+
     extractor = vision and CLIPImageProcessorPil(size=vision.config.image_size, crop_size=vision.config.image_size)
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(), safety_checker=None,
@@ -119,7 +191,7 @@ def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any, vision: Any) -> St
     return pipeline
 
 
-def preview_sheet(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Image.Image:
+def preview_sheet(pipeline: "StableDiffusionPipeline", recipe: Recipe) -> Image.Image:
     """A sheet of fixed prompts and seeds: one row an actor, one column an action, one place a row."""
     part = trained_part(recipe)
     actors = [part.actors[i * len(part.actors) // 4] for i in range(4)]
@@ -137,15 +209,12 @@ def preview_sheet(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Image.Im
     return contact_sheet(images, columns=len(_PREVIEW_PHRASES))
 
 
-def _save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    modules = [m for m in pipeline.components.values() if isinstance(m, nn.Module)]
-    for module in modules:
-        module.half()
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    for module in modules:
-        module.float()
+def _save_half(module: nn.Module, folder: Path) -> None:
+    with quiet():
+        module.half().save_pretrained(folder)
+    module.float()
     # transformers loads in the precision that the config names, diffusers in float32; the two must not clash.
-    for path in folder.glob("*_encoder/config.json"):
-        config = json.loads(path.read_text())
-        if "dtype" in config:
-            path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "dtype" in config:
+        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """A page of contact sheets, to see at a glance what the world can draw."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,12 @@ class _Sheet:
     cells: Sequence[tuple[str, Scene]]
 
 
-def write_gallery(folder: Path) -> Path:
+def write_gallery(folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
     """Draw the sheets into `folder` and write the page ``<folder>.md`` beside it; the same every time.
 
     Args:
         folder: New, empty, or made by this function, and then drawn anew.
+        progress: Called with (pictures drawn, pictures in all) after each sheet.
 
     Returns:
         The page.
@@ -61,8 +62,12 @@ def write_gallery(folder: Path) -> Path:
         "# What the world can draw",
         f"World {WORLD_VERSION}: {len(ACTORS)} actors, {len(load_phrases())} action phrases, {len(PLACES)} places.",
     ]
+    drawn, count = 0, sum(len(sheet.cells) for sheet in sheets)
     for sheet in sheets:
         atomic_write_bytes(folder / sheet.file, _jpeg(_contact_sheet(sheet.cells)))
+        drawn += len(sheet.cells)
+        if progress is not None:
+            progress(drawn, count)
         lines += [f"## {sheet.title}", sheet.text, f"![{sheet.title}]({folder.name}/{sheet.file})"]
     atomic_write_bytes(page, ("\n\n".join(lines) + "\n").encode())
     return page
