@@ -98,7 +98,7 @@ def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, act
     assert "put <actor> in it" in refused(*plain)
     assert "give one embedding" in refused(*start, "--actor", word, "--actor", word, code=2)
     save_file({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, tmp_path / "xl.safetensors")
-    assert "768 wide and the model takes 32" in refused(*start, "--actor", tmp_path / "xl.safetensors")
+    assert "made for another family" in refused(*start, "--actor", tmp_path / "xl.safetensors")
     (tmp_path / "old.pt").write_bytes(b"\x80")
     assert "run code" in refused(*start, "--actor", tmp_path / "old.pt")
     assert "cannot be read" in refused(*start, "--actor", tmp_path / "none.safetensors")
