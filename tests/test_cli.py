@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -188,12 +189,22 @@ class TestLearn:
         assert "holds no run of twinact" in result.stderr
         assert content(tmp_path) == before
 
-    def test_empty_exemplar_folder(self, model: Path, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        result = invoke("learn", "empty", "--model", model)
-        assert result.exit_code == 1
-        assert "holds no pictures" in result.stderr
-        assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    def test_unusable_pictures_are_one_line_before_the_model_is_opened(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        assert "holds no pictures" in refused("learn", "mine", "--model", "nowhere")
+        for name in ("a.png", "b.jpg"):
+            (tmp_path / "mine" / name).write_bytes(b"broken")
+        assert "2 problems: (1) a.png" in refused("learn", "mine", "--model", "nowhere")
+        assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+    def test_a_folder_that_names_no_action(self, tmp_path: Path) -> None:
+        (tmp_path / "1234").mkdir()
+        assert "folder '1234' names its action" in refused("learn", "1234", code=2)
+
+    def test_pictures_without_captions_are_told(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
+        shutil.copytree(exemplars, tmp_path / "bare", ignore=shutil.ignore_patterns("*.txt", "*.json"))
+        told = "pictures have no caption"
+        assert told in done("learn", "bare", "--model", model, "--steps", "1", "--start", "jumping").stderr
 
     def test_missing_folder_and_bad_setting_are_told_at_once(self, exemplars: Path) -> None:
         assert "'nowhere' is not a folder" in refused("learn", "nowhere")

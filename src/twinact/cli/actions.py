@@ -13,7 +13,7 @@ import typer
 from twinact.cli.many import CLUSTERS, action_folders, action_name, learn_many
 from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Memory, Model, Precision, open_model, with_suffix
 from twinact.configs import METHODS, SCHEDULES, LearnConfig, RunConfig
-from twinact.errors import ConfigError, DataError
+from twinact.errors import ConfigError
 from twinact.outputs import new_file
 from twinact.terminal import is_main_process, progress, say
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from twinact.space import ActionSpace
 
 _SUFFIX = ".action.safetensors"
+# Pixels of pictures that are only looked at to see whether they can be used.
+_LOOKED_AT = 64
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
@@ -93,18 +95,15 @@ def learn(
     RunConfig(**said)
     if similarity_weight is None:
         del given["similarity_weight"]
-    folders = action_folders(exemplars) if exemplars.is_dir() else []
+    folders = action_folders(exemplars)
     if folders and name:
         raise ConfigError(f"name {name!r} is of one action and '{exemplars}' holds {len(folders)}; leave it out")
-    if cluster is not None and (cluster not in CLUSTERS or not folders):
-        raise ConfigError(
-            f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}, for a folder that holds one folder per action; "
-            "leave it out to learn here"
-        )
+    if cluster is not None and cluster not in CLUSTERS:
+        raise ConfigError(f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}; leave it out to learn here")
+    if cluster is not None and not folders:
+        raise ConfigError(f"cluster {cluster!r} is for a folder that holds one folder per action; leave it out")
     names = [name or action_name(exemplars)] if not folders else [action_name(folder) for folder in folders]
     configs = [LearnConfig(**{**given, "name": one}) for one in names]  # before anything is loaded
-    if not exemplars.is_dir():
-        raise DataError(f"exemplar folder '{exemplars}' is not a folder; give one with PNG, JPEG or WEBP pictures")
     if folders:
         learn_many(
             folders,
@@ -121,9 +120,16 @@ def learn(
         return
     config = configs[0]
     from twinact import workflow
+    from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
     from twinact.space import ActionSpace
     from twinact.suited import run_config
 
+    captions = load_exemplars(exemplars, _LOOKED_AT).captions  # what cannot be used is told before gigabytes are read
+    if DEFAULT_CAPTION in captions:
+        say(
+            f"{captions.count(DEFAULT_CAPTION)} of {len(captions)} pictures have no caption: name actor and place in a "
+            ".txt beside each ('a woman <act> in a park'), so that they are not learned with the action"
+        )
     run_dir = out or Path("runs") / config.name
     run = run_config(said, model, config.batch_size, run_dir)
     backbone = open_model(model, run.precision, run.memory)

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from twinact.cli.terminal import SCHEMA_VERSION
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, check_name
 from twinact.errors import ConfigError, DataError
 from twinact.terminal import is_main_process, progress, say
 
@@ -18,8 +18,17 @@ CLUSTERS = ("ray",)
 
 
 def action_name(folder: Path) -> str:
-    """What an action learned from a folder is called unless its name is given."""
-    return re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower())
+    """What an action learned from a folder is called unless its name is given.
+
+    Raises:
+        ConfigError: The folder's name makes none.
+    """
+    name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower())
+    try:
+        check_name(name)
+    except ConfigError as error:
+        raise ConfigError(f"folder '{folder}' names its action: {error}; rename it, or give --name") from None
+    return name
 
 
 def action_folders(folder: Path) -> list[Path]:
