@@ -127,7 +127,8 @@ class RunConfig:
     Attributes:
         precision: Of the arithmetic in the frozen networks: "fp32", "bf16" or "fp16". Learned numbers stay fp32.
         memory: "normal"; "low" computes activations again instead of keeping them, and keeps autoencoder and text
-            encoders off the device while they rest, to the same bits; "fast" compiles the denoiser.
+            encoders off the device while they rest, to the same bits; "fast" compiles the denoiser, for
+            GPUs only.
         accumulate: Parts that each process takes its pictures of a step in, one after another. Less memory, the same
             result up to rounding.
         checkpoint_every: Steps between two checkpoints; there is always one at the end.

@@ -127,6 +127,9 @@ def train(
             f"exemplars are {exemplars.size} pixels wide and the backbone draws {backbone.image_size}; "
             f"load them with size={backbone.image_size}"
         )
+    if PRESETS[run.memory].compile and backbone.device.type == "cpu":
+        # Weights in front of a strided convolution get no gradient at all there (torch 2.13).
+        raise ConfigError(f"memory {run.memory!r} compiles for GPUs only and the model is on the CPU; use 'normal'")
     parts = group.count * run.accumulate
     if parts > config.batch_size:
         raise ConfigError(
