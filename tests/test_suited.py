@@ -1,4 +1,4 @@
-"""What is chosen for a machine where nobody said: precision, memory and parts; on the CPU nothing changes."""
+"""What is chosen for a machine where nobody said: precision, memory and parts."""
 
 import json
 from pathlib import Path
@@ -45,6 +45,7 @@ def test_memory_follows_from_what_the_weights_leave_free(
 def test_what_is_said_stands() -> None:
     small = Gpu(11 * GIB, False)
     assert suited(None, SDXL) == Suited("fp32", "normal", None)
+    assert suited(None, SDXL, cpu_bf16=True) == Suited("bf16", "normal", None)
     assert suited(None, SDXL, "bf16", "low") == Suited("bf16", "low", None)
     assert suited(small, SDXL) == Suited("fp16", "low", 1)
     assert suited(small, SDXL, memory="fast") == Suited("fp16", "fast", 1)
@@ -66,12 +67,27 @@ def test_parameters_are_counted_once_from_the_files(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without instructions for bfloat16."""
+    monkeypatch.setattr(module, "cpu_computes_bf16", lambda: False)
+
+
+@pytest.fixture
 def small_gpu(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     """One on which the tiny model is told to save; the work is done on the CPU."""
     monkeypatch.setattr(module, "this_gpu", lambda: Gpu(3 * parameters(model), True))
 
 
-def test_on_the_cpu_everything_is_as_it_always_was(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hardware", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_cpus_compute_in_bf16_where_they_have_it(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path, hardware: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(module, "cpu_computes_bf16", lambda: hardware)
+    assert run_config({}, model, 8, tmp_path) == RunConfig(precision=chosen)
+    assert run_config({"precision": "fp32"}, model, 8, tmp_path) == RunConfig()
+
+
+def test_on_the_cpu_the_rest_stays_as_it_was(plain_cpu: None, model: Path, tmp_path: Path) -> None:
     assert run_config({}, model, 8, tmp_path) == RunConfig()
     assert run_config({"memory": "low"}, model, 8, tmp_path) == RunConfig(memory="low")
     with pytest.raises(ConfigError, match="precision 'bf8'"):
@@ -128,7 +144,9 @@ def test_a_run_keeps_what_was_chosen_for_it(
     assert attempt(job).state == "learned"  # many actions choose in the same way
 
 
-def test_out_of_memory_while_drawing_is_one_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_while_drawing_is_one_line(
+    plain_cpu: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     action = learn(model, tmp_path).stdout.strip()
 
     def fail(*arguments: object, **options: object) -> None:

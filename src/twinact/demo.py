@@ -22,7 +22,7 @@ from twinact.backbones.base import Backbone
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import score
 from twinact.bench.tasks import Ask, best_text, said, true_drawing
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.demo_folder import MARKER, DemoFolder
 from twinact.errors import ConfigError
 from twinact.exemplars import load_exemplars
@@ -46,6 +46,7 @@ from twinact.shots import (
     strongest_components,
 )
 from twinact.space import ActionSpace
+from twinact.suited import suited_here
 from twinact.terminal import progress, say
 from twinact.workflow import SPACE_FILE, action_encoder, learn, open_model
 from twinact.world.captions import with_article
@@ -118,15 +119,19 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
     config = config or DemoConfig()
     MARKER.read(out)  # refuses a folder that is not ours before anything takes time
     say("opening nano, the embedded model")
-    backbone = open_model()
-    folder = DemoFolder(out, {**asdict(config), "model": backbone.model_id, "world_version": WORLD_VERSION})
+    run = RunConfig(precision=suited_here("nano").precision)
+    backbone = open_model("nano", run.precision)
+    folder = DemoFolder(
+        out,
+        {**asdict(config), "model": backbone.model_id, "precision": run.precision, "world_version": WORLD_VERSION},
+    )
     if folder.report.is_file():
         say(f"this demo is already done: {folder.report}")
         return folder.report
     custom = CUSTOM_ACTIONS[config.action]
     if not (folder.exemplars / "truth.json").is_file():  # written last
         write_exemplars(custom, folder.exemplars, backbone.image_size, RECIPE.places)
-    learned = _learn(backbone, folder, config)
+    learned = _learn(backbone, folder, config, run)
 
     asked = grid_asks(custom, config.actors, config.places)
     words = best_text(custom, pairs=True)
@@ -216,7 +221,7 @@ def judge_method(
     return MethodResult(name, how, rows, score(verdicts, [ask.asked for ask in asked]))
 
 
-def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig) -> _Learned:
+def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig, run: RunConfig) -> _Learned:
     actions = {}
     for method, title in _NAMES.items():
         settings = LearnConfig(name=config.action, method=method, steps=config.learn_steps)
@@ -229,6 +234,7 @@ def _learn(backbone: Backbone, folder: DemoFolder, config: DemoConfig) -> _Learn
                 encoder=action_encoder(),
                 searching=lambda done, total: advance(done, total, "looking for the nearest phrase"),
                 progress=lambda record: advance(record.step, record.steps),
+                run=run,
             ).action
             advance(config.learn_steps, config.learn_steps)  # a finished run takes no step
     space = ActionSpace.load(folder.run("twinact") / SPACE_FILE)
@@ -268,6 +274,7 @@ def _settings(backbone: Backbone, config: DemoConfig, pictures: int) -> dict[str
         "model": backbone.model_id,
         "pictures": f"{pictures} of {backbone.image_size} × {backbone.image_size}",
         "machine": f"{platform.machine()}, {backbone.device.type}, {torch.get_num_threads()} threads",
+        "precision": str(backbone.dtype).removeprefix("torch."),
         "learning": f"{learned.steps} steps of {learned.batch_size} pictures, {learned.slots} vectors",
         "learning rates": f"{learned.rate:g}, Textual Inversion {free.rate:g}",
         "similarity weight": f"{learned.similarity_weight:g}",

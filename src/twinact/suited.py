@@ -49,19 +49,28 @@ class Suited:
     at_once: int | None
 
 
-def suited(gpu: Gpu | None, numbers: int, precision: str | None = None, memory: str | None = None) -> Suited:
+def suited(
+    gpu: Gpu | None,
+    numbers: int,
+    precision: str | None = None,
+    memory: str | None = None,
+    *,
+    cpu_bf16: bool = False,
+) -> Suited:
     """What suits a model on a GPU, or on the CPU where there is none.
 
-    On the CPU: fp32, normal. On a GPU: bf16, or fp16 where it lacks that; "low" and one picture at a time when what
-    the weights leave free is less than twice their size, otherwise "normal" and a picture for each such share.
+    On the CPU: bf16 where it computes that in hardware, else fp32; normal. On a GPU: bf16, or fp16 where it lacks that;
+    "low" and one picture at a time when what the weights leave free is less than twice their size, otherwise "normal"
+    and a picture for each such share.
 
     Args:
         gpu: None is the CPU.
         numbers: In all networks of the model; see `twinact.backbones.parameters`.
         precision, memory: What was said about them; None leaves them to this function.
+        cpu_bf16: As `cpu_computes_bf16`.
     """
     if gpu is None:
-        return Suited(precision or "fp32", memory or "normal", None)
+        return Suited(precision or ("bf16" if cpu_bf16 else "fp32"), memory or "normal", None)
     precision = precision or ("bf16" if gpu.bf16 else "fp16")
     weights = numbers * _WEIGHT_BYTES[precision]
     fitting = (gpu.free_bytes - weights) // (_PICTURE * weights)
@@ -78,15 +87,27 @@ def this_gpu() -> Gpu | None:
     return Gpu(torch.cuda.mem_get_info(device)[0], torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+@lru_cache(maxsize=1)
+def cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def suited_here(model: str | Path, precision: str | None = None, memory: str | None = None) -> Suited:
-    """What suits a model in this process; see `suited`. Tells what was chosen for a GPU.
+    """What suits a model in this process; see `suited`. Tells what was chosen.
 
     Raises:
         TwinactError: As `twinact.backbones.parameters`.
     """
     gpu = this_gpu()
-    found = suited(gpu, 0 if gpu is None else parameters(model), precision, memory)
-    if gpu is not None and None in (precision, memory):
+    if gpu is None:
+        found = suited(None, 0, precision, memory, cpu_bf16=cpu_computes_bf16())
+        if precision is None and found.precision != "fp32":
+            say(f"for this CPU: precision {found.precision}")
+        return found
+    found = suited(gpu, parameters(model), precision, memory)
+    if None in (precision, memory):
         say(
             f"for this GPU with {gpu.free_bytes / 2**30:.1f} GiB free: precision {found.precision}, memory "
             f"{found.memory}, at most {found.at_once} at once"

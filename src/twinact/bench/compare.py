@@ -21,7 +21,7 @@ from twinact.begun import Marker
 from twinact.bench.judges import Judges
 from twinact.bench.metrics import Scores, Share, score
 from twinact.bench.tasks import Ask, asks, best_text, said, true_drawing
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import ActionEncoder
 from twinact.files import atomic_write_bytes, tensor_hash
 from twinact.nano.recipe import RECIPE
@@ -48,6 +48,7 @@ def compare(
     actors: int = 10,
     steps: int = 25,
     guidance: float = RECIPE.guidance,
+    run: RunConfig | None = None,
     report: Callable[[str], None] = print,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def compare(
         config: For both learned methods; `name` and `method` are replaced, everything else is equal.
         actors: Actors per action, none of them in its exemplars.
         steps, guidance: Of the sampler.
+        run: How learning is carried out; None takes the defaults.
         report: Receives a line about every action and method.
         progress: Called with the steps and pictures that are done, and the number that this call has to do.
 
@@ -76,8 +78,10 @@ def compare(
         ConfigError: `out` was begun with other settings; the message names those that differ.
         DataError: It holds something else, or cannot be written.
     """
+    run = run or RunConfig()
     settings = {
         "model": backbone.model_id,
+        "precision": run.precision,
         "weights": _fingerprint(*backbone.pipeline().components.values(), encoder),
         "world_version": WORLD_VERSION,
         "config": {k: v for k, v in config.to_dict().items() if k not in ("name", "method")},
@@ -105,7 +109,7 @@ def compare(
                 if progress is not None:
                     progress(before + done, whole)
 
-            pictures = _pictures(backbone, encoder, out, action, method, asked, config, steps, guidance, advance)
+            pictures = _pictures(backbone, encoder, out, action, method, asked, config, steps, guidance, run, advance)
             finished += work.get((action.name, method), 0)
             scores = score(judges.judge(pictures), [ask.asked for ask in asked])
             rows.append({"action": action.name, "kind": action.kind, "method": method, "scores": scores})
@@ -163,7 +167,8 @@ def _drawn(out: Path, action: CustomAction, method: str, asked: Sequence[Ask]) -
 
 def _pictures(
     backbone: Backbone, encoder: ActionEncoder | None, out: Path, action: CustomAction, method: str,
-    asked: Sequence[Ask], config: LearnConfig, steps: int, guidance: float, advance: Callable[[int], None],
+    asked: Sequence[Ask], config: LearnConfig, steps: int, guidance: float, run: RunConfig,
+    advance: Callable[[int], None],
 ) -> list[Image.Image]:  # fmt: skip
     paths = _paths(out, action, method, asked)
     if _drawn(out, action, method, asked):
@@ -182,6 +187,7 @@ def _pictures(
                 backbone=backbone,
                 encoder=encoder,
                 progress=lambda record: advance(record.step),
+                run=run,
             )
         vectors = {PLACEHOLDER: result.action.vectors}
         loras = [result.action.lora]

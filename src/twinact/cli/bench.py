@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from twinact.cli.terminal import AsJson, open_model
-from twinact.configs import LearnConfig
+from twinact.cli.terminal import AsJson, Precision, open_model
+from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import ConfigError
 from twinact.terminal import progress, say
 
@@ -25,6 +25,7 @@ def custom(
     action: Annotated[list[str] | None, typer.Option(help="Only this action; may be given again.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the learned methods.")] = LearnConfig.steps,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice in learning.")] = LearnConfig.seed,
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn, draw and judge the custom actions with TwinAct, Textual Inversion and words alone.
@@ -37,6 +38,7 @@ def custom(
     from twinact.bench.compare import MARKER, compare
     from twinact.bench.judges import Judges
     from twinact.nano import judges_dir
+    from twinact.suited import suited_here
     from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS
 
     known = CUSTOM_ACTIONS | DEV_ACTIONS
@@ -44,7 +46,8 @@ def custom(
         if name not in known:
             raise ConfigError(f"action {name!r} must be one of {', '.join(known)}")
     MARKER.read(out)  # refuses a folder that is not ours before anything takes time
-    backbone = open_model("nano")
+    run = RunConfig(precision=suited_here("nano", precision).precision)
+    backbone = open_model("nano", run.precision)
     with progress("learning and drawing") as advance:
         results = compare(
             backbone,
@@ -53,6 +56,7 @@ def custom(
             out,
             actions=[known[name] for name in action or CUSTOM_ACTIONS],
             config=LearnConfig(name="bench", steps=steps, seed=seed),
+            run=run,
             report=say,
             progress=advance,
         )

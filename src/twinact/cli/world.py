@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, open_model
+from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Precision, open_model
 from twinact.errors import ConfigError
 from twinact.outputs import new_file, new_folder
 from twinact.terminal import progress, say
@@ -41,6 +41,7 @@ def evaluate(
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; nano's own if not given.")] = None,
     between: Annotated[int, typer.Option(min=0, help="Pairs of phrases to draw the way between; 0: none.")] = 0,
+    precision: Precision = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write the pictures as one PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,10 +51,12 @@ def evaluate(
     from twinact.bench.judges import Judges
     from twinact.nano import judges_dir
     from twinact.nano.evaluate import contact_sheet, evaluate_between, evaluate_nano, evaluate_vae
+    from twinact.suited import suited_here
     from twinact.workflow import default_space
 
     judges = Judges.load(judges_dir())
-    backbone = open_model("nano")
+    chosen = suited_here("nano", precision).precision
+    backbone = open_model("nano", chosen)
     with progress("drawing") as advance:
         drawn, pictures = evaluate_nano(
             backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance
@@ -65,6 +68,7 @@ def evaluate(
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": backbone.model_id,
+        "precision": chosen,
         "nano": drawn,
         "vae": vae,
         "judges": calibrated,
