@@ -38,7 +38,7 @@ def refused(*arguments: str | Path, code: int = 1) -> str:
     result = invoke(*arguments)
     assert result.exit_code == code, result.stderr + repr(result.exception)
     assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("opening model")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("opening model", "for this CPU"))]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     return lines[0]
@@ -163,7 +163,7 @@ class TestLearn:
         config = LearnConfig(name="leap", steps=4, similarity_weight=0.0)
         with pytest.raises(KeyboardInterrupt):
             workflow.learn(exemplars, config, "stopped", backbone=workflow.open_model(model), progress=stop)
-        command = ("learn", exemplars, "--model", model, "--steps", "4", "--json")
+        command = ("learn", exemplars, "--model", model, "--steps", "4", "--precision", "fp32", "--json")
         assert json.loads(done(*command, "--out", "stopped").stdout)["resumed_from"] == 2
         done(*command, "--out", "whole")
         stopped, whole = (Action.load(f"{run}/leap.action.safetensors") for run in ("stopped", "whole"))
@@ -180,14 +180,23 @@ class TestLearn:
         assert "steps (3 there, 4 now)" in result.stderr
         assert content(learned.parent) == before
 
-    def test_folder_that_is_not_ours(self, model: Path, exemplars: Path, space: Path, tmp_path: Path) -> None:
+    def test_folder_that_is_not_ours_is_told_before_the_model_is_opened(self, exemplars: Path, tmp_path: Path) -> None:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("words")
         before = content(tmp_path)
-        result = invoke("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--out", "mine")
-        assert result.exit_code == 1
-        assert "holds no run of twinact" in result.stderr
+        told = refused("learn", exemplars, "--model", "nowhere", "--out", "mine")
+        assert "'mine' is not empty and holds no run of twinact" in told
+        assert "thesis.txt' is a file" in refused("learn", exemplars, "--model", "nowhere", "--out", "mine/thesis.txt")
         assert content(tmp_path) == before
+
+    @pytest.mark.parametrize("many", [False, True], ids=["one action", "many actions"])
+    def test_unusable_space_is_told_before_the_model_is_opened(
+        self, exemplars: Path, many: bool, tmp_path: Path
+    ) -> None:
+        folder = exemplars.parent if many else exemplars
+        told = refused("learn", folder, "--model", "nowhere", "--space", "gone.space.safetensors")
+        assert "gone.space.safetensors" in told
+        assert not list(tmp_path.iterdir())
 
     def test_unusable_pictures_are_one_line_before_the_model_is_opened(self, tmp_path: Path) -> None:
         (tmp_path / "mine").mkdir()

@@ -14,6 +14,7 @@ from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.configs import LearnConfig
+from twinact.errors import DataError
 from twinact.losses import denoising_loss
 from twinact.space import ActionSpace
 from twinact.start import likeliest_phrases
@@ -21,6 +22,7 @@ from twinact.workflow import learn
 
 PHRASES = ("jumping", "a robot in the park", "with the dog", "on the moon")
 CAPTIONS = ("a robot <act> in the park", "a cat <act>")
+CONFIG = LearnConfig(name="leap", steps=2, batch_size=2, similarity_weight=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,15 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def latents() -> torch.Tensor:
     return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(2):
+        Image.new("RGB", (32, 32), (80 * index, 200, 40)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(CAPTIONS[index])
+    return folder
 
 
 def space_of(backbone: Backbone, phrases: Sequence[str]) -> ActionSpace:
@@ -67,14 +78,22 @@ def test_neither_batches_nor_the_order_of_phrases_matter(backbone: Backbone, lat
     assert seen[-1] == (4 * 2 + 4 * 2 * 3, 4 * 2 + 4 * 2 * 3)
 
 
-def test_twinact_starts_at_the_likeliest_phrase_and_says_so(backbone: Backbone, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for index in range(2):
-        Image.new("RGB", (32, 32), (80 * index, 200, 40)).save(pictures / f"{index}.png")
-        (pictures / f"{index}.txt").write_text(CAPTIONS[index])
+def test_a_folder_that_is_not_ours_is_refused_before_the_search(
+    backbone: Backbone, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("words")
+    searched: list[tuple[int, int]] = []
+    with pytest.raises(DataError, match="is not empty and holds no run of twinact"):
+        learn(
+            pictures, CONFIG, tmp_path, backbone=backbone, space=space_of(backbone, PHRASES),
+            searching=lambda *at: searched.append(at),
+        )  # fmt: skip
+    assert not searched
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_twinact_starts_at_the_likeliest_phrase_and_says_so(backbone: Backbone, pictures: Path, tmp_path: Path) -> None:
     space = space_of(backbone, PHRASES)
-    config = LearnConfig(name="leap", steps=2, batch_size=2, similarity_weight=0.0)
     searched: list[int] = []
 
     def run(name: str, config: LearnConfig) -> torch.Tensor:
@@ -85,9 +104,9 @@ def test_twinact_starts_at_the_likeliest_phrase_and_says_so(backbone: Backbone, 
         assert result.action.coefficients is not None
         return result.action.coefficients
 
-    found = run("found", config)
+    found = run("found", CONFIG)
     start = json.loads((tmp_path / "found" / "config.json").read_text())["settings"]["start"]
     assert start in PHRASES and searched
-    assert torch.equal(run("named", replace(config, start=start)), found)
+    assert torch.equal(run("named", replace(CONFIG, start=start)), found)
     searched.clear()
-    assert torch.equal(run("found", config), found) and not searched
+    assert torch.equal(run("found", CONFIG), found) and not searched

@@ -22,6 +22,7 @@ from twinact.lock import lock
 
 KIND = "twinact-run"
 VERSION = 1
+_CONFIG = "config.json"
 _CHECKPOINT_KIND = "checkpoint"
 _KEPT_CHECKPOINTS = 2
 
@@ -65,16 +66,9 @@ class RunFolder:
             DataError: The folder holds something else, cannot be written, or is in use.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise DataError(f"run folder '{path}' is a file; give a folder")
-        folder, config_path = cls(path, name), path / "config.json"
+        folder, config_path = cls(path, name), path / _CONFIG
         wanted: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists, as they do on disk
-        # Hidden names are left overs of a write that was killed, and of file managers.
-        if not config_path.is_file():
-            if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-                raise DataError(
-                    f"run folder '{path}' is not empty and holds no run of twinact; give a new or empty folder"
-                )
+        if settings_of(path) is None:
             folder._take()
         if config_path.is_file():  # perhaps only since we hold the lock
             with folder._closed_on_error():
@@ -192,14 +186,26 @@ class RunFolder:
         return sorted(self._checkpoints.glob("step-*.safetensors"), reverse=True)
 
 
-def begun_with(path: str | Path, setting: str) -> Any:
-    """A setting of the run in a folder, None when there is no run yet.
+def settings_of(path: str | Path) -> dict[str, Any] | None:
+    """Settings of the run in a folder, None when the folder is new or empty; nothing is written.
 
     Raises:
-        DataError: The folder's config cannot be read, or is not of a run.
+        DataError: The folder holds something else or is a file, or its config cannot be read.
     """
-    config_path = Path(path) / "config.json"
-    return _read_config(config_path).get(setting) if config_path.is_file() else None
+    path = Path(path)
+    if (path / _CONFIG).is_file():
+        return _read_config(path / _CONFIG)
+    if path.exists() and not path.is_dir():
+        raise DataError(f"run folder '{path}' is a file; give a folder")
+    # Hidden names are left overs of a write that was killed, and of file managers.
+    if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise DataError(f"run folder '{path}' is not empty and holds no run of twinact; give a new or empty folder")
+    return None
+
+
+def begun_with(path: str | Path, setting: str) -> Any:
+    """A setting of the run in a folder, None when there is no run yet; errors as `settings_of`."""
+    return (settings_of(path) or {}).get(setting)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from twinact.methods import make_method
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.processes import this_process
-from twinact.runs import begun_with
+from twinact.runs import settings_of
 from twinact.space import ActionSpace
 from twinact.start import likeliest_phrases
 from twinact.train import StepRecord, TrainResult, encode_exemplars, train
@@ -221,10 +221,12 @@ def learn(
         run: How to carry it out; None takes the defaults.
 
     Raises:
-        TwinactError: As `load_exemplars`, `make_method` and `train`.
+        TwinactError: As `load_exemplars`, `make_method` and `train`; `run_dir` is looked at first.
         KeyboardInterrupt: The run was stopped; its checkpoint is saved.
     """
     run, group = run or RunConfig(), this_process()
+    # Also refuses a folder that is not ours before anything takes time.
+    begun = group.on_main(lambda: settings_of(run_dir)) or {}
     data = load_exemplars(exemplars, backbone.image_size)
     kept = Path(run_dir) / SPACE_FILE
     if config.method != "twinact":
@@ -239,9 +241,8 @@ def learn(
     if config.start is None:
 
         def find_start() -> str:
-            begun = begun_with(run_dir, "start")
-            if begun is not None:
-                return str(begun)
+            if begun.get("start") is not None:
+                return str(begun["start"])
             told = out_of_memory_told("looking for the starting phrase", less_memory(run.memory))
             with told, cuts_untold():  # `train` tells of captions that are cut
                 check_captions(data, backbone, config.slots)

@@ -104,6 +104,10 @@ def learn(
         raise ConfigError(f"cluster {cluster!r} is for a folder that holds one folder per action; leave it out")
     names = [name or action_name(exemplars)] if not folders else [action_name(folder) for folder in folders]
     configs = [LearnConfig(**{**given, "name": one}) for one in names]  # before anything is loaded
+    from twinact.space import ActionSpace
+
+    # What cannot be used is told before a model of gigabytes is read: the space, the pictures, the run folder.
+    given_space = None if space is None else ActionSpace.load(space)
     if folders:
         learn_many(
             folders,
@@ -121,10 +125,9 @@ def learn(
     config = configs[0]
     from twinact import workflow
     from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
-    from twinact.space import ActionSpace
     from twinact.suited import run_config
 
-    captions = load_exemplars(exemplars, _LOOKED_AT).captions  # what cannot be used is told before gigabytes are read
+    captions = load_exemplars(exemplars, _LOOKED_AT).captions
     if DEFAULT_CAPTION in captions:
         say(
             f"{captions.count(DEFAULT_CAPTION)} of {len(captions)} pictures have no caption: name actor and place in a "
@@ -138,7 +141,6 @@ def learn(
         config = LearnConfig(**{**given, "name": config.name, "similarity_weight": 0.0})
         if config.method == "twinact":
             say("this model has no action encoder: learning without the similarity term")
-    given_space = None if space is None else ActionSpace.load(space)
     with progress(f"learning {config.name}") as advance:
         result = workflow.learn(
             exemplars,
