@@ -376,7 +376,32 @@ def test_stopping_is_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Action, "load", stop)
     result = invoke("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
     assert result.exit_code == 130
-    assert result.stderr == "stopped; run the same command again to go on\n"
+    assert result.stderr == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        (("learn", "{exemplars}"), True),
+        (("demo",), True),
+        (("bench", "custom", "--out", "new"), True),
+        (("nano", "train", "--out", "new"), True),
+        (("nano", "evaluate"), False),
+        (("world", "exemplars", "--out", "new"), False),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
+)
+def test_only_what_goes_on_is_said_to(
+    command: tuple[str, ...], goes_on: bool, exemplars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*paths: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("suited.suited_here", "suited.begun_with", "begun.Marker.read", "world.splits.write_exemplars"):
+        monkeypatch.setattr(f"twinact.{place}", stop)
+    result = invoke(*(part.format(exemplars=exemplars) for part in command))
+    assert result.exit_code == 130
+    assert result.stderr.endswith("stopped; run the same command again to go on\n" if goes_on else "stopped\n")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from twinact.cli import actions, bench, exports, pictures, space, world
 from twinact.errors import ConfigError, TwinactError
 from twinact.terminal import is_main_process, say
 
+# Commands that go on where they were stopped; the others do not.
+_GOING_ON = {"learn", "demo", "bench custom", "nano train"}
 # What to do about failures of the disk, which may come up anywhere.
 _REMEDIES = {
     errno.ENOSPC: "; free some space",
@@ -30,10 +32,13 @@ class _Commands(TyperGroup):
     """Turns the errors that a person can cause into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # typer does not export the class of its contexts
+        rest = ctx.args  # after the command's own name; the name of a nested one comes first
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say("stopped; run the same command again to go on")
+            name = ctx.invoked_subcommand
+            going_on = name in _GOING_ON or f"{name} {rest[0] if rest else ''}" in _GOING_ON
+            say("stopped; run the same command again to go on" if going_on else "stopped")
             raise typer.Exit(130) from None
         except (TwinactError, OSError) as error:
             if isinstance(error, BrokenPipeError) or os.environ.get("TWINACT_DEBUG") == "1":
