@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 
 from families import pixels
+from tiny import tiny_sd
 from twinact.backbones.base import Backbone
+from twinact.backbones.sd import StableDiffusion
 from twinact.errors import ConfigError, DataError
+from twinact.nano.recipe import RECIPE
 from twinact.outputs import PictureFolder, new_file, new_folder
-from twinact.sample import generate
+from twinact.sample import default_guidance, generate
 
 PROMPTS = ["a robot <act> in a park", "a cat <act>", "<act> on the moon", "a dog <act>"]
 SEEDS = [7, 8, 9, 7]
@@ -41,6 +44,15 @@ def test_guidance_and_vectors_matter(backbone: Backbone, vectors: dict[str, list
     other = {"<act>": [-vectors["<act>"][0]]}
     assert (drawn != unguided).any()
     assert (drawn != pixels(generate(backbone, PROMPTS[:1], other, seeds=[1], steps=3))).any()
+
+
+@pytest.mark.parametrize(("model_id", "guidance"), [("tiny@0", StableDiffusion.guidance), ("nano@0", RECIPE.guidance)])
+def test_guidance_suits_the_model_if_not_given(model_id: str, guidance: float) -> None:
+    backbone = StableDiffusion(tiny_sd(), model_id)
+    assert default_guidance(backbone) == guidance
+    drawn = pixels(generate(backbone, ["a cat"], seeds=[1], steps=3))
+    assert np.array_equal(drawn, pixels(generate(backbone, ["a cat"], seeds=[1], steps=3, guidance=guidance)))
+    assert (drawn != pixels(generate(backbone, ["a cat"], seeds=[1], steps=3, guidance=4.0))).any()
 
 
 def test_it_is_quiet_and_reports_progress(

@@ -11,6 +11,12 @@ from twinact.backbones.base import Backbone
 from twinact.backbones.text import held
 from twinact.errors import ConfigError, DataError
 from twinact.lora import attached
+from twinact.nano.recipe import RECIPE
+
+
+def default_guidance(backbone: Backbone) -> float:
+    """Guidance that suits a model: nano's own, otherwise what its family is mostly used with."""
+    return RECIPE.guidance if backbone.model_id.startswith("nano@") else backbone.guidance
 
 
 @torch.no_grad()
@@ -22,7 +28,7 @@ def generate(
     loras: Sequence[Mapping[str, Tensor]] = (),
     seeds: Sequence[int],
     steps: int = 25,
-    guidance: float = 4.0,
+    guidance: float | None = None,
     negative_prompt: str = "",
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
@@ -37,7 +43,8 @@ def generate(
             pictures alike.
         seeds: One per picture.
         steps: Denoising steps of the model's own scheduler.
-        guidance: Classifier-free guidance, 1 or less turns it off; for FLUX.1 the distilled one.
+        guidance: Classifier-free guidance, 1 or less turns it off; for FLUX.1 the distilled one. None takes
+            `default_guidance`.
         negative_prompt: What classifier-free guidance leads away from; FLUX.1 takes none.
         batch_size: Pictures drawn at once: memory against speed.
         progress: Called with (pictures done, pictures in all) after each batch.
@@ -59,6 +66,7 @@ def generate(
             raise DataError(
                 f"prompt {prompt!r} does not say where the action goes: put {' or '.join(placeholders)} in it"
             )
+    guidance = default_guidance(backbone) if guidance is None else guidance
 
     pipeline = backbone.pipeline()
     pipeline.set_progress_bar_config(disable=True)

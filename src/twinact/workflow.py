@@ -19,7 +19,6 @@ from twinact.exemplars import check_captions, load_exemplars
 from twinact.export import import_action
 from twinact.gradients import autocast, less_memory, out_of_memory_told
 from twinact.methods import make_method
-from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.processes import this_process
 from twinact.runs import settings_of
@@ -52,11 +51,6 @@ def open_model(
     advice = "less is needed with precision bf16 and memory low; or close what else uses it"
     with out_of_memory_told(f"opening model {str(model)!r}", advice):
         return load(model, device or this_process().device, _WEIGHTS[precision], resting=PRESETS[memory].offload)
-
-
-def default_guidance(backbone: Backbone) -> float:
-    """Guidance that suits a model: nano's own, otherwise what its family is mostly used with."""
-    return RECIPE.guidance if backbone.model_id.startswith("nano@") else backbone.guidance
 
 
 def action_encoder(model: str | Path = "nano") -> ActionEncoder | None:

@@ -58,9 +58,10 @@ def generate(
     from twinact.backbones.memory import PRESETS
     from twinact.gradients import out_of_memory_told
     from twinact.lora import attached, scaled
+    from twinact.sample import default_guidance
     from twinact.sample import generate as draw
     from twinact.suited import suited_here
-    from twinact.workflow import default_guidance, load_actor
+    from twinact.workflow import load_actor
 
     loaded = [Action.load(path) for path in actions]
     for text in prompt:
