@@ -1,6 +1,7 @@
 """``twinact nano`` and ``twinact world``: make the embedded model, and what the world can show."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,9 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--start", help="Model folder to go on from, keeping its text tower and VAE.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw pictures.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that draw pictures; all cores but one if not given.")
+    ] = None,
 ) -> None:
     """Train nano from the world, from nothing or from a model. Stopped runs go on when the command is given again."""
     from twinact.nano.recipe import RECIPE
@@ -31,6 +34,7 @@ def train(
     for part in parts or ():
         if part not in PARTS:
             raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
+    workers = workers or max(1, (os.cpu_count() or 1) - 1)  # the last core trains
     typer.echo(train_nano(RECIPE, out, tuple(parts) if parts else None, start=start, workers=workers, report=say))
 
 

@@ -45,7 +45,7 @@ def fit_module(
         fit: Length, batch size and optimiser.
         folder: Gets ``state.safetensors`` and ``log.jsonl``: terms, throughput, and the share of the time for which
             `batches` kept the loop waiting.
-        report: Receives a line about progress every few seconds.
+        report: Receives a line about progress every few seconds, with speed and waiting so far.
         preview: Called with the step after every checkpoint, under the averaged weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,8 @@ def fit_module(
                 log.flush()
                 left = (fit.steps - step - 1) / rate / 60
                 report(
-                    f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s {left:.1f} min left"
+                    f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s, "
+                    f"{speed['waiting']:.0%} of the time waiting for data, {left:.1f} min left"
                 )
                 last_report = now
             if last_step or now - last_save > CHECKPOINT_SECONDS:
