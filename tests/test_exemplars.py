@@ -106,6 +106,16 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turn: Ima
     assert not image.getexif()
 
 
+def test_jpeg_of_a_phone_held_upright_is_read_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the sensor lies on its side: turn by a quarter to the right
+    halves(48, 64).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    (image,) = load_exemplars(tmp_path, 64).images
+    # 48 of the 64 columns are the picture, the rest repeats its edges.
+    for x, colour in ((0.02, RED), (0.4, RED), (0.6, BLUE), (0.98, BLUE)):
+        assert near(pixel(image, x, 0.1), colour, 20) and near(pixel(image, x, 0.9), colour, 20)
+
+
 def test_nothing_is_cropped_and_the_margin_repeats_the_edge(tmp_path: Path) -> None:
     tall = Image.new("RGB", (40, 80), (90, 90, 90))
     tall.paste(RED, (0, 0, 40, 8))

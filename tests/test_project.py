@@ -8,6 +8,7 @@ import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import typer
@@ -100,6 +101,19 @@ def test_package_data_exists_and_is_shipped() -> None:
         # Before Python 3.13 a trailing ** finds folders only.
         found = ROOT.glob(pattern + "/*" if pattern.endswith("**") else pattern)
         assert any(path.is_file() for path in found), pattern
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_data(tmp_path: Path) -> None:
+    """Built as for a release, so the build backend comes from the package registry."""
+    build = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "-w", tmp_path, ROOT]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = {path.relative_to(ROOT / "src").as_posix() for path in model_dir().rglob("*") if path.is_file()}
+    assert any(name.endswith(".safetensors") for name in shipped)
+    data = {"twinact/phrases/actions.txt", "twinact/world/meanings.tsv", "twinact/report.css", "twinact/py.typed"}
+    assert shipped | data <= set(ZipFile(wheel).namelist())
 
 
 def test_torch_is_pinned_and_torchvision_forbidden() -> None:

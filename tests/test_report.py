@@ -156,8 +156,28 @@ def test_lead_names_the_exemplars() -> None:
     assert lead(report()) == "An action that no phrase names, learned from 5 pictures of a panda and a fox"
 
 
+def test_sections_come_in_order() -> None:
+    assert re.findall(r"<h2>(.*?)</h2>", report_html(report())) == [
+        "Exemplars",
+        "Other actors, other places",
+        "Judged",
+        "The action in the space",
+        "Adjusting",
+        "Combining",
+        "How this was made",
+        "Limits",
+    ]
+
+
+def test_the_action_is_said_to_be_an_example() -> None:
+    assert "one of 24 that nothing was trained on, chosen as an example" in Page(report_html(report())).text
+
+
 def test_numbers_stand_on_the_page() -> None:
-    text = Page(report_html(report())).text
+    html = report_html(report())
+    assert "<span>jumping</span>" in html and "60 % <small>cosine 0.90</small>" in html  # a nearest phrase
+    assert ">1:0</text>" in html and ">−1.0</text>" in html  # a coefficient: slot, component and value
+    text = Page(html).text
     assert "50 %" in text
     assert "[31, 69]" in text  # Wilson's interval of 12 in 24
     assert "42 s" in text.replace("43", "42")  # 42.5 s together

@@ -12,6 +12,7 @@ from twinact import __version__
 from twinact.bench.metrics import Share
 from twinact.charts import Group, coefficients, forest, percent_text
 from twinact.report_data import MethodResult, Picture, ReportData, Strip, lead, result
+from twinact.world.splits import CUSTOM_ACTIONS
 
 _MEASURES = (
     ("joint", "Action and actor right", "Both of the next two in one picture: the number that counts."),
@@ -86,7 +87,8 @@ def _exemplars(data: ReportData) -> str:
         for picture, caption in data.exemplars
     )
     return (
-        f"<p>All that was learned from. The captions name who and where, and leave only the action to "
+        f"<p>The action is one of {len(CUSTOM_ACTIONS)} that nothing was trained on, chosen as an example. These "
+        f"pictures are all that it was learned from. The captions name who and where, and leave only the action to "
         f'<code>{escape("<act>")}</code>.</p>\n<div class="exemplars">{figures}</div>\n'
     )
 
