@@ -1,12 +1,22 @@
 """Judges, metrics and tasks of the benchmark."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 
-from twinact.bench.calibrate import Case, accuracy, drawn_scenes, false_alarms, hardest
+from twinact.bench.calibrate import (
+    OFF,
+    Case,
+    accuracy,
+    called_right,
+    drawn_scenes,
+    false_alarms,
+    hardest,
+    wrong_scenes,
+)
 from twinact.bench.judges import Judges, Verdict, compressed
 from twinact.bench.metrics import Asked, Share, score
 from twinact.bench.tasks import asks, best_text
@@ -14,7 +24,7 @@ from twinact.nano.heatmaps import heat_loss, joint_positions, limb_map
 from twinact.nano.recipe import RECIPE
 from twinact.world.draw import draw
 from twinact.world.meanings import meanings
-from twinact.world.pose import PartialPose, Pose
+from twinact.world.pose import DOF_NAMES, PartialPose, Pose
 from twinact.world.sampling import sample_free_pose
 from twinact.world.scene import Scene
 from twinact.world.skeleton import JOINT_NAMES, Proportions, limb_angles, skeleton
@@ -138,6 +148,25 @@ def test_calibration_knows_the_truth() -> None:
     assert wrong["phrases judged right"]["share"] < 0.6 and wrong["limb angle error, 90th percentile"] > 20
     assert wrong["actor"]["share"] < 0.5 and wrong["joint error, mean share of height"] > 0.02
     assert hardest(mirrored, 6).size == (4 * 2 * 64 * 2, 2 * 64 * 2)
+
+
+def test_wrong_drawings_are_wrong_in_one_thing() -> None:
+    scenes = drawn_scenes(60, 3)
+    wrong = wrong_scenes(scenes, 3)
+    assert wrong == wrong_scenes(scenes, 3)
+    truth = [Verdict(w.scene.pose, w.scene.actor, w.scene.place) for w in wrong]
+    assert all(row["share"] == 0.0 and row["count"] > 10 for row in called_right(wrong, truth).values())
+    scene_of = {item.scene.detail_seed: item.scene for item in scenes}
+    asked = [scene_of[w.scene.detail_seed] for w in wrong]
+    for w, scene in zip(wrong, asked, strict=True):
+        assert sum(getattr(w.scene, f.name) != getattr(scene, f.name) for f in fields(Scene)) == 1
+        if w.how == OFF:
+            drawn, true_pose = w.scene.pose.as_array(), scene.pose.as_array()
+            (changed,) = np.flatnonzero(drawn != true_pose)
+            target = next(m for m in meanings()[w.asked] if m.holds(scene.pose)).targets[DOF_NAMES[changed]]
+            assert abs(drawn[changed] - target.value) == pytest.approx(2 * target.tolerance)
+    fooled = [Verdict(scene.pose, scene.actor, scene.place) for scene in asked]
+    assert all(row["share"] == 1.0 for row in called_right(wrong, fooled).values())
 
 
 def test_compression_spoils_a_picture_more_at_low_quality() -> None:

@@ -14,8 +14,8 @@ from twinact.bench.metrics import share
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.world.draw import draw, joints
-from twinact.world.meanings import phrase_holds
-from twinact.world.pose import DOF_NAMES, distance
+from twinact.world.meanings import meanings, phrase_holds
+from twinact.world.pose import DOF_NAMES, DOFS, Pose, distance
 from twinact.world.sampling import Described, sample_described
 from twinact.world.scene import Scene
 
@@ -23,6 +23,8 @@ from twinact.world.scene import Scene
 LIMBS = tuple(name for name in DOF_NAMES if name.endswith(("shoulder", "elbow", "hip", "knee")))
 AT_ONCE = 32  # pictures that are drawn and read together
 Pictures = Sequence[np.ndarray | Image.Image]
+MIRRORED, OFF = "pose mirrored", "one named value off by two tolerances"
+OTHER_ACTOR, OTHER_PLACE = "another actor", "another place"
 
 
 @dataclass(frozen=True)
@@ -123,34 +125,104 @@ def false_alarms(cases: Sequence[Case], seed: int) -> dict[str, Any]:
     return {"wrong phrase": share(phrase), "wrong actor": share(actor), "wrong place": share(place)}
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """A scene that differs in one thing from what is asked of the picture.
+
+    Attributes:
+        how: `MIRRORED`, `OFF`, `OTHER_ACTOR` or `OTHER_PLACE`.
+        scene: As it is drawn.
+        asked: The actor, place or phrase that it does not show.
+    """
+
+    how: str
+    scene: Scene
+    asked: str
+
+    def called_right(self, verdict: Verdict) -> bool:
+        """Whether a verdict sees what is asked all the same."""
+        if self.how == OTHER_ACTOR:
+            return verdict.actor == self.asked
+        if self.how == OTHER_PLACE:
+            return verdict.place == self.asked
+        return phrase_holds(self.asked, verdict.pose)
+
+
+def wrong_scenes(scenes: Sequence[Described], seed: int) -> list[Wrong]:
+    """Wrong drawings of scenes of the caption grammar: alternately with the pose mirrored and another actor, or with a
+    value off and another place. A pose is only taken where it breaks a phrase of the caption.
+    """
+    part, rng = drawn_part(RECIPE), np.random.default_rng([seed, 996])
+    wrong: list[Wrong] = []
+    for index, item in enumerate(scenes):
+        scene = item.scene
+        if index % 2:
+            how, poses = OFF, _one_value_off(item)
+            place = str(rng.choice([p for p in part.places if p != scene.place]))
+            wrong.append(Wrong(OTHER_PLACE, replace(scene, place=place), scene.place))
+        else:
+            how, poses = MIRRORED, [(phrase, scene.pose.mirrored()) for phrase in item.phrases]
+            actor = str(rng.choice([a for a in part.actors if a != scene.actor]))
+            wrong.append(Wrong(OTHER_ACTOR, replace(scene, actor=actor), scene.actor))
+        broken = [(phrase, pose) for phrase, pose in poses if not phrase_holds(phrase, pose)]
+        if broken:
+            phrase, pose = broken[rng.integers(len(broken))]
+            wrong.append(Wrong(how, replace(scene, pose=pose), phrase))
+    return wrong
+
+
+def _one_value_off(item: Described) -> list[tuple[str, Pose]]:
+    """Every phrase of the caption with every pose that misses one of its values by two tolerances, within the range."""
+    poses = []
+    for phrase in item.phrases:
+        drawn = next(meaning for meaning in meanings()[phrase] if meaning.holds(item.scene.pose))
+        for name, target in drawn.targets.items():
+            for value in (target.value - 2 * target.tolerance, target.value + 2 * target.tolerance):
+                if DOFS[name].low <= value <= DOFS[name].high:
+                    poses.append((phrase, item.scene.pose.with_values({name: value})))
+    return poses
+
+
+def called_right(wrong: Sequence[Wrong], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """For every way to be wrong, the share of pictures in which the asked thing is seen all the same, as JSON."""
+    rows = [(w.how, w.called_right(verdict)) for w, verdict in zip(wrong, verdicts, strict=True)]
+    ways = (MIRRORED, OFF, OTHER_ACTOR, OTHER_PLACE)
+    return {way: share([hit for how, hit in rows if how == way]) for way in ways}
+
+
 def calibrate(
     judges: Judges, backbone: Backbone, count: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[str, Any], list[Case]]:
-    """The judges on pictures of the grammar, freely posed ones and VAE round trips, and on wrong expectations.
+    """The judges on pictures of the grammar, freely posed ones and VAE round trips, on wrong expectations of true
+    drawings, and on wrong drawings.
 
     Args:
         judges: To be measured.
         backbone: Whose VAE the round trips go through.
-        count: Pictures of each sort.
+        count: Pictures of each sort; nearly twice as many wrong ones.
         seed: Of the scenes.
         progress: Called with (pictures judged, pictures in all), every few of them.
 
     Returns:
         The figures as JSON, and the cases of the grammar, worst joints first.
     """
+    scenes = drawn_scenes(count, seed)
+    wrong = wrong_scenes(scenes, seed)
+    whole = 3 * count + len(wrong)
 
     def after(before: int) -> Callable[[int], None]:
-        return lambda done: None if progress is None else progress(before + done, 3 * count)
+        return lambda done: None if progress is None else progress(before + done, whole)
 
-    scenes = drawn_scenes(count, seed)
     plain = judged(judges, scenes, progress=after(0))
     decoded = judged(judges, scenes, round_trip(backbone), after(count))
     free = judged(judges, drawn_scenes(count, seed, free=True), progress=after(2 * count))
+    drawn_wrong = judged(judges, [Described(w.scene, "", ()) for w in wrong], progress=after(3 * count))
     figures = {
         "poses of the captions": accuracy(plain),
         "the same after the VAE": accuracy(decoded),
         "poses drawn freely": accuracy(free),
         "seen although not there": false_alarms(plain, seed),
+        "called right although drawn wrong": called_right(wrong, [case.verdict for case in drawn_wrong]),
     }
     return figures, sorted(plain, key=lambda case: -case.joint_error)
 
