@@ -7,12 +7,18 @@ import torch
 
 from small import exemplars_in
 from tiny import tiny_sd
+from twinact.backbones import load
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
-from twinact.encoders import LatentActionEncoder
+from twinact.bench.judges import Judges
+from twinact.encoders import FOLDER, LatentActionEncoder
 from twinact.encoders.head import EncoderConfig
 from twinact.exemplars import Exemplars, load_exemplars
+from twinact.phrases import load_phrases
 from twinact.space import ActionSpace
+from twinact.workflow import SPACE_FILE, build_space
+from twinact.world.bodies import ACTORS
+from twinact.world.places import PLACES
 
 PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 
@@ -22,6 +28,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Stable Diffusion."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as nano's, that knows the words of the world, with untrained weights."""
+    folder = tmp_path_factory.mktemp("models") / "nano"
+    texts = [*ACTORS, *(place.text for place in PLACES.values()), *(phrase.text for phrase in load_phrases())]
+    words = sorted({word for text in texts for word in text.split()} | {"a", "an", "with", "and"})
+    tiny_sd(words=words).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LatentActionEncoder(EncoderConfig(4, 3, width=8, blocks=1, grid=2)).save(folder / FOLDER)
+        Judges().save(folder / "judges")
+    build_space(load(folder)).save(folder / SPACE_FILE)
     return folder
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from twinact import workflow
 from twinact.action import Action
+from twinact.bench.judges import Judges
 from twinact.cli import app
 from twinact.configs import LearnConfig
 from twinact.space import ActionSpace
@@ -451,3 +452,34 @@ def test_nano_training_refuses_other_folders_and_parts(tmp_path: Path) -> None:
     assert "is not empty" in refused("nano", "train", "--out", "full")
     assert "'brain'" in refused("nano", "train", "--out", "new", "--parts", "brain", code=2)
     assert not (tmp_path / "new").exists()
+
+
+def test_nano_evaluation_tells_what_cannot_be_before_anything_is_drawn(toy_nano: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"mine")
+    evaluate = ("nano", "evaluate", "--model", toy_nano)
+    assert "'sheet.jpg' must be a PNG" in refused(*evaluate, "--sheet", "sheet.jpg", code=2)
+    assert "folder 'gone' of the sheet does not exist" in refused(*evaluate, "--sheet", "gone/sheet.png")
+    assert "'there.png' already exists" in refused(*evaluate, "--sheet", "there.png")
+    assert "between is 1000000" in refused(*evaluate, "--between", "1000000", "--sheet", "new.png", code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
+
+
+def test_nano_evaluation_takes_the_judges_of_the_folder_or_else_the_shipped_ones(toy_nano: Path) -> None:
+    shutil.copytree(toy_nano, "toy", ignore=shutil.ignore_patterns("judges"))
+    too_many = ("nano", "evaluate", "--model", "toy", "--between", "1000000")
+    assert "between is 1000000" in refused(*too_many, code=2)
+    Judges().save(Path("toy/judges"))
+    config = Path("toy/judges/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "world_version": 0}))
+    assert "toy/judges: the judges belong to another world" in refused(*too_many)
+
+
+@pytest.mark.slow
+def test_nano_evaluation_writes_figures_and_a_sheet(toy_nano: Path) -> None:
+    few = ("--prompts", "3", "--steps", "1", "--between", "1")
+    facts = json.loads(done("nano", "evaluate", "--model", toy_nano, *few, "--sheet", "a.png", "--json").stdout)
+    assert facts["model"].startswith("nano@") and facts["seconds to load"] > 0
+    assert facts["nano"]["prompts"] == 3 and facts["between phrases"]["monotone"]["count"] == 1
+    assert facts["vae"]["count"] == 100 and facts["judges"]["poses of the captions"]["actor"]["count"] == 500
+    with Image.open("a.png") as sheet:
+        assert sheet.format == "PNG" and sheet.size == (4 * 2 * 32 * 2, 32 * 2)

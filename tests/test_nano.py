@@ -14,22 +14,39 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from twinact.backbones import load
+from twinact.backbones.base import Backbone
 from twinact.bench.calibrate import calibrate
-from twinact.bench.judges import Judges
+from twinact.bench.judges import Judges, Verdict
+from twinact.cli.world import _told
 from twinact.encoders import load_action_encoder
 from twinact.errors import ConfigError, DataError
 from twinact.nano.data import described, drawn_part, features_pose, picture_batches, pose_features, trained_part
-from twinact.nano.evaluate import between_pairs, evaluate_nano, evaluate_vae, prompts
+from twinact.nano.evaluate import (
+    between_pairs,
+    contact_sheet,
+    evaluate_between,
+    evaluate_nano,
+    evaluate_vae,
+    prompts,
+)
 from twinact.nano.fit import fit_module, schedule
 from twinact.nano.recipe import RECIPE, Fit, Recipe
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.train import PARTS, train_nano
 from twinact.nano.unet import _visit, build_scheduler
 from twinact.phrases import load_phrases
-from twinact.workflow import SPACE_FILE, default_space, open_model
+from twinact.space import ActionSpace
+from twinact.workflow import SPACE_FILE, open_model
+from twinact.world.draw import draw
 from twinact.world.meanings import meanings
 from twinact.world.pose import distance
 from twinact.world.sampling import sample_free_pose
+
+
+@pytest.fixture(scope="module")
+def toy(toy_nano: Path) -> Backbone:
+    return load(toy_nano)
 
 
 def test_every_word_of_the_phrases_is_one_token() -> None:
@@ -142,32 +159,58 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     )
 
 
-def test_ways_between_phrases_are_asked_of_the_same_joints() -> None:
-    space = default_space(open_model("nano"))
+def test_ways_between_phrases_are_asked_of_the_same_joints(toy_nano: Path) -> None:
+    space = ActionSpace.load(toy_nano / SPACE_FILE)
     pairs = between_pairs(space, 12, 0)
-    assert len(set(pairs)) == 12 and pairs == between_pairs(space, 12, 0)
+    assert len(set(pairs)) == 12 and pairs == between_pairs(space, 12, 0) != between_pairs(space, 12, 1)
     for a, b in pairs:
         there, here = meanings()[a][0].targets, meanings()[b][0].targets
         assert there.keys() == here.keys()
         assert any(distance(n, there[n].value, here[n].value) > 2 * here[n].tolerance for n in here)
+    with pytest.raises(ConfigError, match=r"between is 1000000 and the space has \d+ pairs .*; give at most \d+"):
+        between_pairs(space, 1_000_000, 0)
 
 
-def test_evaluation_of_nano_adds_up() -> None:
-    backbone, judges = open_model("nano"), Judges().eval()
-    facts, pictures = evaluate_nano(backbone, judges, 8, 0, steps=2)
-    assert len(pictures) == 8
-    counted = facts["action of one phrase"]["count"] + facts["both of two phrases"]["count"]
-    assert counted == facts["actor"]["count"] == facts["all three"]["count"] == 8
-    named = sum(len(prompt.phrases) for prompt in prompts(8, 0))
+def test_ways_between_phrases_are_drawn_from_one_to_the_other(toy: Backbone, toy_nano: Path) -> None:
+    space = ActionSpace.load(toy_nano / SPACE_FILE)
+    facts = evaluate_between(toy, space, Judges().eval(), between_pairs(space, 1, 0), 0, steps=1)
+    assert facts["monotone"]["count"] == 1 and len(facts["ways"][0]["advance"]) == 5
+
+
+def test_evaluation_adds_up(toy: Backbone) -> None:
+    judges = Judges().eval()
+    drawn, pictures = evaluate_nano(toy, judges, 8, 0, steps=2)
+    asked = prompts(8, 0)
+    counted = drawn["action of one phrase"]["count"] + drawn["both of two phrases"]["count"]
+    assert counted == drawn["actor"]["count"] == drawn["all three"]["count"] == 8
+    named = sum(len(prompt.phrases) for prompt in asked)
     for table in ("phrases by heading", "phrases by actor"):
-        assert sum(row["count"] for row in facts[table].values()) == named
-    assert sum(int(row.split("/")[1]) for row in facts["phrases"].values()) == named
+        assert sum(row["count"] for row in drawn[table].values()) == named
+    assert sum(int(row.split("/")[1]) for row in drawn["phrases"].values()) == named
+    assert all(prompt.action_right(Verdict(prompt.scene.pose, "fox", "park")) for prompt in asked)
+    size = toy.image_size
+    for prompt, pair in zip(asked, pictures, strict=True):
+        assert pair.size == (2 * size, size)
+        assert np.array_equal(np.asarray(pair)[:, :size], draw(prompt.scene, size))
+    assert contact_sheet(pictures, columns=4, zoom=1).size == (4 * 2 * size, 2 * size)
+
     calls: list[tuple[int, int]] = []
-    assert 20 < evaluate_vae(backbone, 34, 0, lambda *call: calls.append(call))["psnr, mean dB"] < 45
+    vae = evaluate_vae(toy, 34, 0, lambda *call: calls.append(call))
+    assert vae["psnr, lowest dB"] <= vae["low"] <= vae["psnr, mean dB"] <= vae["high"] and vae["count"] == 34
     assert calls == [(32, 34), (34, 34)]
     calls.clear()
-    calibrate(judges, backbone, 33, 0, lambda *call: calls.append(call))
-    assert calls == [(32, 99), (33, 99), (65, 99), (66, 99), (98, 99), (99, 99)]
+    figures, _ = calibrate(judges, toy, 33, 0, lambda *call: calls.append(call))
+    wrong = sum(row["count"] for row in figures["called right although drawn wrong"].values())
+    assert 33 < wrong <= 66 and {total for _, total in calls} == {99 + wrong}
+    assert [done for done, _ in calls][:6] == [32, 33, 65, 66, 98, 99] and calls[-1][0] == 99 + wrong
+
+    drawn |= {"phrases": {"waving": "0/2", "kicking": "1/2"}, "phrases that fail": ["waving"]}
+    facts = {"model": "toy@1", "precision": "fp32", "seconds to load": 1.5, "nano": drawn, "vae": vae}
+    lines = list(_told({**facts, "judges": figures}))
+    assert lines[0].startswith("toy@1 in fp32: loaded in 1.5 s, ") and max(map(len, lines)) < 250
+    for told in ("8 prompts", "phrases by heading", "phrases by actor", "judges, called right although drawn wrong"):
+        assert told in lines
+    assert "phrases: 2, of which 1 were asked more than once and never right" in lines and "  waving: 0/2" in lines
 
 
 TINY = Fit(8, 4, 1e-3)

@@ -2,13 +2,15 @@
 
 import json
 import os
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Precision, open_model
-from twinact.errors import ConfigError
+from twinact.errors import ConfigError, DataError
 from twinact.outputs import new_file, new_folder
 from twinact.terminal import progress, say
 
@@ -40,31 +42,49 @@ def train(
 
 @nano_app.command("evaluate")
 def evaluate(
+    model: Annotated[str, typer.Option("--model", help="'nano', or a folder that 'nano train' made.")] = "nano",
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of the caption grammar.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of prompts and pictures.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; nano's own if not given.")] = None,
     between: Annotated[int, typer.Option(min=0, help="Pairs of phrases to draw the way between; 0: none.")] = 0,
     precision: Precision = None,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write the pictures as one PNG.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Also write one PNG: every picture to the right of its true drawing.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge what nano draws, its VAE, and the judges on drawn pictures that they have never seen."""
-    target = None if sheet is None else new_file(sheet)
+    """Judge what nano draws, its VAE, and the judges on drawn pictures that they have never seen.
+
+    The model's own judges are taken where its folder has some, else the shipped ones.
+    """
+    target = None if sheet is None else _new_sheet(sheet)
     from twinact.bench.calibrate import calibrate
     from twinact.bench.judges import Judges
-    from twinact.nano import judges_dir
-    from twinact.nano.evaluate import contact_sheet, evaluate_between, evaluate_nano, evaluate_vae
+    from twinact.files import atomic_write_bytes
+    from twinact.nano import judges_dir, model_dir
+    from twinact.nano.evaluate import between_pairs, contact_sheet, evaluate_between, evaluate_nano, evaluate_vae
+    from twinact.shots import png_bytes
+    from twinact.space import ActionSpace
     from twinact.suited import suited_here
-    from twinact.workflow import default_space
+    from twinact.workflow import SPACE_FILE, default_space
 
-    judges = Judges.load(judges_dir())
-    chosen = suited_here("nano", precision).precision
-    backbone = open_model("nano", chosen)
+    folder = model_dir() if model == "nano" else Path(model).expanduser()
+    chosen = suited_here(model, precision).precision
+    began = time.perf_counter()
+    backbone = open_model(model, chosen)
+    seconds = time.perf_counter() - began
+    own_judges, own_space = folder / "judges", folder / SPACE_FILE
+    judges = Judges.load(own_judges if own_judges.is_dir() else judges_dir())
+    if between:  # too few pairs are told before anything is drawn
+        space = ActionSpace.load(own_space) if own_space.is_file() else default_space(backbone)
+        pairs = between_pairs(space, between, seed)
     with progress("drawing") as advance:
         drawn, pictures = evaluate_nano(
             backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance
         )
+    if target is not None:
+        atomic_write_bytes(target, png_bytes(contact_sheet(pictures, columns=4)))
     with progress("decoding what the VAE encoded") as advance:
         vae = evaluate_vae(backbone, max(prompts, 100), seed, advance)
     with progress("calibrating the judges") as advance:
@@ -73,6 +93,7 @@ def evaluate(
         "schema_version": SCHEMA_VERSION,
         "model": backbone.model_id,
         "precision": chosen,
+        "seconds to load": round(seconds, 2),
         "nano": drawn,
         "vae": vae,
         "judges": calibrated,
@@ -80,25 +101,50 @@ def evaluate(
     if between:
         with progress("drawing between phrases") as advance:
             facts["between phrases"] = evaluate_between(
-                backbone,
-                default_space(backbone),
-                judges,
-                between,
-                seed,
-                steps=steps,
-                guidance=guidance,
-                progress=advance,
+                backbone, space, judges, pairs, seed, steps=steps, guidance=guidance, progress=advance
             )
-    if target is not None:
-        contact_sheet(pictures).save(target)
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    shares = drawn | {"ways between phrases monotone": facts.get("between phrases", {}).get("monotone")}
-    for name, value in shares.items():
-        if isinstance(value, dict) and value.get("share") is not None:
-            typer.echo(f"{name}: {100 * value['share']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]")
-    typer.echo(f"VAE: {facts['vae']['psnr, mean dB']} dB; {drawn['pictures per second']} pictures a second")
+    for line in [json.dumps(facts, indent=2)] if as_json else _told(facts):
+        typer.echo(line)
+
+
+def _new_sheet(path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"sheet '{path}' must be a PNG; give a name that ends in .png")
+    if not path.parent.is_dir():
+        raise DataError(f"folder '{path.parent}' of the sheet does not exist; make it or give another")
+    return new_file(path)
+
+
+def _told(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The figures of an evaluation in lines for a person; what was never asked is left out."""
+    drawn, vae = facts["nano"], facts["vae"]
+    yield (
+        f"{facts['model']} in {facts['precision']}: loaded in {facts['seconds to load']} s, "
+        f"{drawn['pictures per second']} pictures a second"
+    )
+    yield f"VAE: {vae['psnr, mean dB']} dB [{vae['low']}, {vae['high']}], lowest {vae['psnr, lowest dB']} dB"
+    asked = {name: value for name, value in drawn.items() if isinstance(value, dict) and "share" in value}
+    tables = {f"{drawn['prompts']} prompts": asked} | {n: drawn[n] for n in ("phrases by heading", "phrases by actor")}
+    if "between phrases" in facts:
+        tables["ways between phrases"] = {"monotone": facts["between phrases"]["monotone"]}
+    for title, rows in tables.items():
+        yield title
+        yield from (f"  {name}: {_figure(row)} of {row['count']}" for name, row in rows.items() if row["count"])
+    failing = drawn["phrases that fail"]
+    yield f"phrases: {len(drawn['phrases'])}, of which {len(failing)} were asked more than once and never right"
+    yield from (f"  {name}: {drawn['phrases'][name]}" for name in failing)
+    for title, rows in facts["judges"].items():
+        yield f"judges, {title}"
+        yield f"  {'; '.join(f'{name} {_figure(row)}' for name, row in rows.items() if _figure(row))}"
+
+
+def _figure(value: Any) -> str:
+    """A share with its interval, or a number; nothing for a share of no pictures."""
+    if not isinstance(value, dict):
+        return str(value)
+    if not value["count"]:
+        return ""
+    return f"{100 * value['share']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
 
 
 @app.command("exemplars")

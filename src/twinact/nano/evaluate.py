@@ -1,8 +1,10 @@
 """How good the embedded model and its judges are, in judged numbers."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from twinact.backbones.base import Backbone
 from twinact.bench.calibrate import AT_ONCE, drawn_scenes, round_trip
 from twinact.bench.judges import Judges, Verdict
 from twinact.bench.metrics import share
+from twinact.errors import ConfigError
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
@@ -23,17 +26,17 @@ from twinact.world.captions import caption, with_article
 from twinact.world.draw import draw
 from twinact.world.meanings import meanings, phrase_holds
 from twinact.world.places import PLACES
-from twinact.world.pose import distance
+from twinact.world.pose import PartialPose, distance
 from twinact.world.sampling import sample_described
+from twinact.world.scene import Scene
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption from the grammar and what it asks for."""
+    """A caption from the grammar and a scene that shows what it asks for."""
 
     text: str
-    actor: str
-    place: str
+    scene: Scene
     phrases: tuple[str, ...]
 
     def action_right(self, verdict: Verdict) -> list[bool]:
@@ -53,7 +56,7 @@ def prompts(count: int, seed: int) -> list[Prompt]:
         if item.phrases:
             scene = item.scene
             text = caption(scene.actor, item.phrases, PLACES[scene.place].text, rng)
-            result.append(Prompt(text, scene.actor, scene.place, item.phrases))
+            result.append(Prompt(text, scene, item.phrases))
     return result
 
 
@@ -64,7 +67,8 @@ def evaluate_nano(
     """Draw `count` prompts and judge them.
 
     Returns:
-        Judged shares with intervals, also by heading, actor and phrase, and pictures per second, as JSON; the pictures.
+        Judged shares with intervals, also by heading, actor and phrase, and pictures per second, as JSON; and the
+        pictures, each to the right of what the world draws for its prompt.
     """
     guidance = RECIPE.guidance if guidance is None else guidance
     asked = prompts(count, seed)
@@ -81,17 +85,26 @@ def evaluate_nano(
         "guidance": guidance,
         "pictures per second": round(rate, 2),
     }
-    return facts | _shares(asked, judges.judge(pictures)), pictures
+    pairs = [_beside_truth(p.scene, picture) for p, picture in zip(asked, pictures, strict=True)]
+    return facts | _shares(asked, judges.judge(pictures)), pairs
+
+
+def _beside_truth(scene: Scene, picture: Image.Image) -> Image.Image:
+    pair = Image.new("RGB", (2 * picture.width, picture.height))
+    pair.paste(Image.fromarray(draw(scene, picture.width)), (0, 0))
+    pair.paste(picture, (picture.width, 0))
+    return pair
 
 
 def _shares(asked: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     rows = [
-        (p, v.actor == p.actor, v.place == p.place, p.action_right(v)) for p, v in zip(asked, verdicts, strict=True)
+        (p, v.actor == p.scene.actor, v.place == p.scene.place, p.action_right(v))
+        for p, v in zip(asked, verdicts, strict=True)
     ]
     headings = {phrase.text: phrase.heading for phrase in load_phrases()}
     by_phrase = _grouped((phrase, hit) for p, _, _, right in rows for phrase, hit in zip(p.phrases, right, strict=True))
     by_heading = _grouped((headings[phrase], hit) for phrase, hits in by_phrase.items() for hit in hits)
-    by_actor = _grouped((p.actor, hit) for p, _, _, right in rows for hit in right)
+    by_actor = _grouped((p.scene.actor, hit) for p, _, _, right in rows for hit in right)
     return {
         "actor": share([actor for _, actor, _, _ in rows]),
         "place": share([place for _, _, place, _ in rows]),
@@ -113,27 +126,36 @@ def _grouped(pairs: Iterable[tuple[str, bool]]) -> dict[str, list[bool]]:
 
 
 def between_pairs(space: ActionSpace, count: int, seed: int) -> list[tuple[str, str]]:
-    """Pairs of phrases that name the same joints and ask for clearly different angles, each filling every slot."""
+    """Pairs of phrases that name the same joints and ask for clearly different angles, each filling every slot.
+
+    Raises:
+        ConfigError: The space has fewer such pairs than `count`.
+    """
     table = meanings()
     whole = {phrase for phrase, mask in zip(space.phrases, space.phrase_mask, strict=True) if bool(mask.all())}
     phrases = [p for p in drawn_part(RECIPE).phrases if p in whole and len(table[p]) == 1]
-    rng = np.random.default_rng([seed, 994])
-    pairs: list[tuple[str, str]] = []
-    while len(pairs) < count:
-        a, b = (phrases[i] for i in rng.choice(len(phrases), 2, replace=False))
-        there, here = table[a][0].targets, table[b][0].targets
-        if there.keys() != here.keys() or (a, b) in pairs:
-            continue
-        if max(distance(n, there[n].value, here[n].value) / here[n].tolerance for n in here) > 2:
-            pairs.append((a, b))
-    return pairs
+    fitting = [(a, b) for a, b in combinations(phrases, 2) if _clearly_apart(table[a][0], table[b][0])]
+    if len(fitting) < count:
+        raise ConfigError(
+            f"between is {count} and the space has {len(fitting)} pairs of phrases that name the same joints with "
+            f"clearly different angles; give at most {len(fitting)}"
+        )
+    order = np.random.default_rng([seed, 994]).permutation(len(fitting))
+    return [fitting[i] for i in order[:count]]
+
+
+def _clearly_apart(a: PartialPose, b: PartialPose) -> bool:
+    there, here = a.targets, b.targets
+    if there.keys() != here.keys():
+        return False
+    return any(distance(n, there[n].value, here[n].value) > 2 * here[n].tolerance for n in here)
 
 
 def evaluate_between(
-    backbone: Backbone, space: ActionSpace, judges: Judges, pairs: int, seed: int, *, steps: int = 25,
-    guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
+    backbone: Backbone, space: ActionSpace, judges: Judges, pairs: Sequence[tuple[str, str]], seed: int, *,
+    steps: int = 25, guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Whether points between two phrases of the space are drawn as poses between theirs.
+    """Whether points between two phrases of the space (see `between_pairs`) are drawn as poses between theirs.
 
     Five points of each way are drawn with the same four actors and noises. Their judged joint angles, in tolerances,
     are projected on the line from one phrase's pose to the other's; a way is monotone when the mean advances by at
@@ -143,7 +165,7 @@ def evaluate_between(
     table, asked = meanings(), prompts(4, seed)
     shares = torch.linspace(0, 1, 5)
     monotone, ways = [], []
-    for number, (a, b) in enumerate(between_pairs(space, pairs, seed)):
+    for number, (a, b) in enumerate(pairs):
         ends = torch.stack([space.project_phrase(text)[0] for text in (a, b)])
         names = list(table[a][0].targets)
         start, end = (np.array([table[text][0].targets[n].value for n in names]) for text in (a, b))
@@ -153,7 +175,7 @@ def evaluate_between(
         for part in shares:
             vectors = space.reconstruct(torch.lerp(*ends, part))
             pictures = generate(
-                backbone, [f"{with_article(p.actor)} {PLACEHOLDER} {PLACES[p.place].text}" for p in asked],
+                backbone, [f"{with_article(p.scene.actor)} {PLACEHOLDER} {PLACES[p.scene.place].text}" for p in asked],
                 {PLACEHOLDER: vectors}, seeds=range(seed, seed + len(asked)), steps=steps, guidance=guidance,
             )  # fmt: skip
             seen = [np.array([getattr(v.pose, n) for n in names]) for v in judges.judge(pictures)]
@@ -162,18 +184,19 @@ def evaluate_between(
         monotone.append(bool(advance[-1] - advance[0] >= 0.5 and steps_forward.min() >= -0.05))
         ways.append({"from": a, "to": b, "advance": [round(x, 3) for x in advance]})
         if progress is not None:
-            progress(number + 1, pairs)
+            progress(number + 1, len(pairs))
     return {"monotone": share(monotone), "ways": ways}
 
 
 def evaluate_vae(
     backbone: Backbone, count: int, seed: int, progress: Callable[[int, int], None] | None = None
-) -> dict[str, float]:
-    """PSNR in dB, over values in [0, 1], of drawn pictures that the VAE has encoded and decoded.
+) -> dict[str, Any]:
+    """PSNR in dB, over values in [0, 1], of drawn pictures that the VAE has encoded and decoded; as JSON, with the
+    bounds of a normal 95 % interval of the mean.
 
     Args:
         backbone: The embedded model.
-        count: Number of pictures of the caption grammar.
+        count: Number of pictures of the caption grammar, at least 2.
         seed: Of the scenes; no training stream uses it.
         progress: Called with (pictures decoded, pictures in all), every few of them.
     """
@@ -185,13 +208,15 @@ def evaluate_vae(
         psnr[start : start + AT_ONCE] = -10 * np.log10(errors.mean(axis=(1, 2, 3)))
         if progress is not None:
             progress(start + len(drawn), count)
-    return {"psnr, mean dB": round(float(psnr.mean()), 2), "psnr, lowest dB": round(float(psnr.min()), 2)}
+    mean, half = psnr.mean(), 1.96 * psnr.std(ddof=1) / math.sqrt(count)
+    figures = {"psnr, mean dB": mean, "low": mean - half, "high": mean + half, "psnr, lowest dB": psnr.min()}
+    return {name: round(float(value), 2) for name, value in figures.items()} | {"count": count}
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Image.Image:
     """Pictures of one size in rows, each enlarged `zoom` times."""
-    size = pictures[0].width
-    sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * size))
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
     for index, picture in enumerate(pictures):
-        sheet.paste(picture, (index % columns * size, index // columns * size))
+        sheet.paste(picture, (index % columns * width, index // columns * height))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)
