@@ -1,0 +1,42 @@
+"""Golden values: a short run on weights that never change. Who changes them means to, and says so in the changelog."""
+
+from pathlib import Path
+
+import pytest
+
+from small import INVERSION
+from twinact.backbones.base import Backbone
+from twinact.configs import LearnConfig
+from twinact.encoders import LatentActionEncoder
+from twinact.exemplars import Exemplars
+from twinact.methods import make_method
+from twinact.space import ActionSpace
+from twinact.train import train
+
+TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("config", "loss", "numbers"),
+    [
+        (TWINACT, 1.154468, [0.002217931, -0.003556804, 0.002473477, 0.01646037,
+                             0.01594702, 0.01232007, 0.009007338, -0.01406831]),
+        (INVERSION, 1.105723, [-0.01375359, 0.01393858, -0.0009072258, 0.01314342,
+                               0.01203995, 0.01546228, 0.01337854, -0.007521223]),
+    ],
+    ids=["twinact", "textual-inversion"],
+)  # fmt: skip
+def test_short_run_ends_at_the_known_numbers(
+    config: LearnConfig,
+    loss: float,
+    numbers: list[float],
+    backbone: Backbone,
+    space: ActionSpace,
+    encoder: LatentActionEncoder,
+    exemplars: Exemplars,
+    tmp_path: Path,
+) -> None:
+    """Single precision on the CPU; the numbers are the loss of the last step and the first 8 of the vectors."""
+    result = train(make_method(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
+    assert result.terms["loss"] == pytest.approx(loss, rel=1e-3)
+    assert result.action.vectors[0].flatten()[:8].tolist() == pytest.approx(numbers, rel=1e-3)
