@@ -1,10 +1,11 @@
 """What learning takes on the real architectures: seconds and memory of a step, with and without each saving.
 
 The models have random weights, which cost as much as learned ones. Without a GPU only what can be counted is written:
-parameters, the arithmetic of a step, and what it keeps for its backward pass. Models that are not asked for (--only)
-stay in the results as they were.
+parameters, the arithmetic of a step, and what it keeps for its backward pass. The results are written after every
+measurement: if the benchmark is stopped they hold what was measured. Models that are not asked for (--only) stay in
+them as they were.
 
-python benchmarks/full_size.py benchmarks/results/full_size.json [--only sdxl] [--toy]
+python benchmarks/full_size.py benchmarks/results/full_size.json [--only sdxl] [--variant nothing] [--toy]
 """
 
 import argparse
@@ -318,33 +319,84 @@ def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
     return row
 
 
-def benchmark(name: str, toy: bool) -> dict[str, Any]:
-    """All about a model; every measurement has a process of its own, so that none inherits another's memory."""
-    gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
-    peak = next((value for key, value in PEAKS.items() if key in device), None)
-    facts, rows = counted(name, toy), {}
-    for variant, (savings, cached) in VARIANTS.items():
-        row: dict[str, Any] = {"not run": "there was no GPU"}
-        if gpu or toy:
-            command = [sys.executable, __file__, "-", "--one", name, variant, *(["--toy"] if toy else [])]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                row = {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:300]}
-            else:
-                row = json.loads(done.stdout.splitlines()[-1])
-                if peak is not None:
-                    rate = facts["10^12 operations a step"] / row["seconds a step"]
-                    row["share of the GPU's peak"] = round(rate / peak, 4)
-        rows[variant] = {**asdict(savings), "cached latents": cached, **row}
-    return {
+def machine() -> tuple[str, float | None]:
+    """Name of the device that is measured, and its peak in 10^12 operations a second where it is known."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return device, next((value for key, value in PEAKS.items() if key in device), None)
+
+
+def begun(name: str, variants: list[str], toy: bool, before: dict[str, Any] | None, keep: bool) -> dict[str, Any]:
+    """The results of a model before anything of it is measured.
+
+    Args:
+        name: Of `MODELS`.
+        variants: That will be measured. Others stay as they were if the device and the versions are the same.
+        toy: Whether its networks are tiny.
+        before: Earlier results.
+        keep: Do not count again what was counted before.
+    """
+    scale = "toy" if toy else "full"
+    facts = {
         "date": datetime.now(UTC).date().isoformat(),
-        "device": device,
-        "scale": "toy" if toy else "full",
+        "device": machine()[0],
+        "scale": scale,
         "versions": {package: version(package) for package in ("torch", "diffusers", "transformers")},
-        "counted": facts,
-        "measured": rows,
     }
+    earlier = before if before and before["scale"] == scale else {}
+    same = all(facts[key] == earlier.get(key) for key in ("device", "versions"))
+    if toy or torch.cuda.is_available():
+        reasons = dict.fromkeys(variants, "the benchmark was stopped before")
+    else:
+        reasons = dict.fromkeys(VARIANTS, "there was no GPU")
+    table: dict[str, Any] = {}
+    for variant, (savings, cached) in VARIANTS.items():
+        if same and variant not in variants:
+            table[variant] = earlier["measured"][variant]
+        else:
+            reason = reasons.get(variant, "it was not asked for")
+            table[variant] = {**asdict(savings), "cached latents": cached, "not run": reason}
+    return {**facts, "counted": earlier["counted"] if keep and earlier else counted(name, toy), "measured": table}
+
+
+def rows(name: str, variants: list[str], toy: bool, limit: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measures variants of a model one after another; yields each with what was found.
+
+    Every measurement has a process of its own, so that none inherits another's memory. They import together, since that
+    takes longer than to measure, and then wait for their turn.
+
+    Args:
+        name: Of `MODELS`.
+        variants: Of `VARIANTS`.
+        toy: Whether its networks are tiny.
+        limit: Seconds that each may take.
+    """
+    command = [sys.executable, __file__, "-", "--one", name]
+    ends = ["--toy"] if toy else []
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([*command, variant, *ends], text=True, **pipes) for variant in variants]
+    for process in processes:
+        process.stdout.readline()
+    for variant, process in zip(variants, processes, strict=True):
+        try:
+            output, problems = process.communicate("go\n", timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            yield variant, {"failed": f"took longer than {limit:g} seconds"}
+        else:
+            if process.returncode == 0:
+                yield variant, json.loads(output.splitlines()[-1])
+            else:
+                print(f"{name}, {variant}:", problems, file=sys.stderr)
+                yield variant, {"failed": (problems.strip().splitlines() or ["killed"])[-1][:300]}
+
+
+def measure_in_turn(name: str, variant: str, toy: bool) -> None:
+    """What a process of `rows` does."""
+    print("ready", flush=True)
+    if sys.stdin.readline():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        print(json.dumps(measured(name, variant, toy, device)))
 
 
 def _wait(device: str) -> None:
@@ -376,23 +428,45 @@ def _clip(published: dict[str, Any], tokenizer: Any, toy: bool) -> CLIPTextConfi
     )
 
 
+def write(results: Path, models: dict[str, Any]) -> None:
+    """Replaces the results as a whole."""
+    new = results.with_name(results.name + ".new")
+    new.write_text(json.dumps({"aim": AIM, "pictures a step": 1, "models": models}, indent=2) + "\n")
+    new.replace(results)
+
+
 def main() -> None:
     """Measure everything and write the results, or, for its own use, measure one variant and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--only", choices=MODELS, action="append")
+    parser.add_argument("--only", choices=MODELS, action="append", help="in this order, if given several times")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="measure only these")
+    parser.add_argument("--keep-counts", action="store_true", help="do not count again what the results have counted")
+    parser.add_argument("--limit", type=float, default=900, help="seconds that one measurement may take")
     parser.add_argument("--toy", action="store_true", help="tiny networks of the same kinds")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "VARIANT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        print(json.dumps(measured(*given.one, toy=given.toy, device=device)))
+        measure_in_turn(*given.one, toy=given.toy)
         return
+    names, variants, peak = given.only or list(MODELS), given.variant or list(VARIANTS), machine()[1]
     models = json.loads(given.results.read_text())["models"] if given.results.is_file() else {}
-    for name in given.only or MODELS:
-        models[name] = benchmark(name, given.toy)
-        document = {"aim": AIM, "pictures a step": 1, "models": models}
-        given.results.write_text(json.dumps(document, indent=2) + "\n")
+    for name in names:
+        models[name] = begun(name, variants, given.toy, models.get(name), given.keep_counts)
+        write(given.results, models)
+    if not (given.toy or torch.cuda.is_available()):
+        return
+    for compiling in (False, True):  # it takes minutes
+        chosen = [variant for variant in variants if VARIANTS[variant][0].compile is compiling]
+        for name in names:
+            for variant, row in rows(name, chosen, given.toy, given.limit):
+                if peak is not None and "failed" not in row:
+                    rate = models[name]["counted"]["10^12 operations a step"] / row["seconds a step"]
+                    row["share of the GPU's peak"] = round(rate / peak, 4)
+                settings = {**models[name]["measured"][variant]}
+                del settings["not run"]
+                models[name]["measured"][variant] = settings | row
+                write(given.results, models)
 
 
 if __name__ == "__main__":

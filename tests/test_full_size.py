@@ -52,7 +52,7 @@ def test_measures_toys(name: str, variant: str) -> None:
 def test_the_script_writes_every_variant_and_keeps_other_models(tmp_path: Path) -> None:
     results = tmp_path / "toy.json"
     results.write_text('{"models": {"sd15": "as it was"}}')
-    command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sdxl"]
+    command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sdxl", "--limit", "90"]
     subprocess.run(command, check=True, timeout=290)
     models = json.loads(results.read_text())["models"]
     rows = models["sdxl"]["measured"]
