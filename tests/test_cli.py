@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from twinact import workflow
 from twinact.action import Action
+from twinact.backbones import load, model_id
 from twinact.bench.judges import Judges
 from twinact.cli import app
 from twinact.configs import LearnConfig
@@ -363,6 +365,22 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
         )
         assert not gone.exists()  # nothing is written before all is looked at
         gone.write_bytes(content)
+
+
+def test_export_is_for_the_weights_that_the_action_was_made_for(learned: Path, model: Path, tmp_path: Path) -> None:
+    made_for = Action.load(learned).model_id
+    told = refused("export", learned)  # for nano
+    assert f"was made for '{made_for}', --model is 'nano@" in told and "give --model" in told
+    shutil.copytree(model, "copy")
+    shutil.copytree(model, "other")
+    weights = Path("other/unet/diffusion_pytorch_model.safetensors")
+    save_file({name: weight + 1 for name, weight in load_file(weights).items()}, weights)
+    assert model_id("other") == load("other", "cpu").model_id
+    assert f"was made for '{made_for}', --model is '{model_id('other')}'" in refused(
+        "export", learned, "--model", "other"
+    )
+    assert not Path("exports").exists()
+    done("export", learned, "--model", "copy")
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -57,12 +57,11 @@ def load(
     with quiet():
         folder, name = _find(str(name_or_path))
         module, family = _FAMILIES[_pipeline_class(folder)]
-        model_id = f"{name}@{_short_hash(folder)}"
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             backbone: Backbone = getattr(import_module(module), family).from_folder(
-                folder, model_id, torch.device(device), dtype or torch.float32
+                folder, _id(folder, name), torch.device(device), dtype or torch.float32
             )
             if resting:
                 backbone.rest()
@@ -84,6 +83,11 @@ def load(
 def family(name_or_path: str | Path) -> str:
     """The pipeline class of a model, as its index names it; arguments and errors as `load`, without its weights."""
     return _pipeline_class(_find(str(name_or_path))[0])
+
+
+def model_id(name_or_path: str | Path) -> str:
+    """The id that `load` gives a model, without opening its weights; arguments and errors as `load`."""
+    return _id(*_find(str(name_or_path)))
 
 
 def _find(name: str) -> tuple[Path, str]:
@@ -144,12 +148,12 @@ def _pipeline_class(folder: Path) -> str:
     return found
 
 
-def _short_hash(folder: Path) -> str:
-    """8 hex digits that tell models apart without reading gigabytes: the denoiser's first MiB and its size."""
+def _id(folder: Path, name: str) -> str:
+    """The name, and 8 digits that tell models apart without reading gigabytes: denoiser's first MiB and its size."""
     weights, _ = denoiser_weights(folder)
     with weights.open("rb") as file:
         first = file.read(_HASHED_BYTES)
-    return hashlib.sha256(first + str(weights.stat().st_size).encode()).hexdigest()[:8]
+    return f"{name}@{hashlib.sha256(first + str(weights.stat().st_size).encode()).hexdigest()[:8]}"
 
 
 def settings(name_or_path: str | Path, part: str) -> dict[str, Any]:

@@ -23,10 +23,18 @@ def export(
     with the embedding.
     """
     from twinact.action import Action
+    from twinact.backbones import model_id
+    from twinact.backbones.weights import same_model
+    from twinact.errors import CheckpointError
     from twinact.export import Base, embedding_files, export_embedding, export_lora, lora_files, trigger
     from twinact.export.base import SD, SDXL
 
     action = Action.load(action_file)
+    here = model_id(model)
+    if not same_model(action.model_id, here):  # headers would name the wrong base
+        raise CheckpointError(
+            f"action {action.name!r} was made for {action.model_id!r}, --model is {here!r}: give --model its model"
+        )
     base, word = Base.of(model), trigger(action.name)
     for path in (
         *embedding_files(action.name, base.family, out),
