@@ -1,8 +1,10 @@
 """Text-to-image models behind one small interface; `load` opens one by name or folder."""
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +56,8 @@ def load(
 
     from twinact.backbones.memory import is_out_of_memory
 
+    folder, name = _find(str(name_or_path))
     with quiet():
-        folder, name = _find(str(name_or_path))
         module, family = _FAMILIES[_pipeline_class(folder)]
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -74,9 +76,8 @@ def load(
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CheckpointError(
-                f"model {str(folder)!r} cannot be read ({reason[0]}): save or copy it again"
+                f"model {str(folder)!r} cannot be read ({_first_line(error)}): save or copy it again"
             ) from error
 
 
@@ -109,23 +110,51 @@ def _find(name: str) -> tuple[Path, str]:
 
 def _download(name: str) -> Path:
     """The local copy of a model on the hub, fetched when it is not there yet; weights in safetensors only."""
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError
+    with quiet(bars=True):  # gigabytes may be on their way
+        import diffusers
+        from huggingface_hub import hf_hub_download
 
-    try:
-        _pipeline_class(Path(hf_hub_download(name, "model_index.json")).parent)  # a few bytes, before gigabytes
-        return Path(DiffusionPipeline.download(name, use_safetensors=True))
-    except GatedRepoError as error:
-        raise DataError(
-            f"model {name!r} is given to those who agree to its terms: accept its licence at "
-            f"https://huggingface.co/{name}, then log in with 'hf auth login'"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"model {name!r} is neither a folder here nor reachable on the Hugging Face hub: "
-            "check the name and the connection, or give the folder of a downloaded model"
-        ) from error
+        try:
+            index = Path(hf_hub_download(name, "model_index.json"))  # a few bytes, before gigabytes
+            pipeline = getattr(diffusers, _pipeline_class(index.parent))
+            # What is given is not fetched; only the family's own class knows all its parts.
+            unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+            return Path(pipeline.download(name, use_safetensors=True, **unused))
+        except TwinactError:
+            raise
+        # Transport errors are those of the hub's HTTP library, and hf-xet knows RuntimeErrors alone.
+        except Exception as error:
+            raise DataError(f"model {name!r} {_why_not_here(name, error)}") from error
+
+
+def _why_not_here(name: str, error: Exception) -> str:
+    """Why a model could not be downloaded, and what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
+
+    code, reason = getattr(error, "errno", None), _first_line(error)
+    if isinstance(error, GatedRepoError):
+        return (
+            f"is given to those who agree to its terms: accept its licence at https://huggingface.co/{name}, "
+            "then log in with 'hf auth login'"
+        )
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        return "is not in diffusers layout (it has no model_index.json): choose a copy of it that is"
+    if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in reason:
+        return f"does not fit into {constants.HF_HUB_CACHE!r}: free some space, or set HF_HOME to a larger disk"
+    if code in (errno.EACCES, errno.EROFS):
+        return f"cannot be kept in {constants.HF_HUB_CACHE!r}: set HF_HOME to a folder that can be written"
+    if "necessary `safetensors` weights" in reason:  # of diffusers
+        return "offers no safetensors: choose a copy of it that does"
+    return (
+        f"is neither a folder here nor reachable on the Hugging Face hub ({reason}): "
+        "check the name and the connection, or give the folder of a downloaded model"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _pipeline_class(folder: Path) -> str:
@@ -184,8 +213,8 @@ def parameters(name_or_path: str | Path) -> int:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the libraries' loading bars and remarks off the terminal, and leaves their settings as they were."""
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Keeps the libraries' remarks and, unless told, bars off the terminal, and leaves their settings as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -193,11 +222,12 @@ def quiet() -> Iterator[None]:
     for logging in (diffusers_logging, transformers_logging):
         before.append((logging, logging.get_verbosity(), logging.is_progress_bar_enabled()))
         logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        if not bars:
+            logging.disable_progress_bar()
     try:
         yield
     finally:
         for logging, verbosity, bar in before:
             logging.set_verbosity(verbosity)
-            if bar:
+            if bar and not bars:
                 logging.enable_progress_bar()
