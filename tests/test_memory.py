@@ -4,6 +4,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,15 @@ from tiny import tiny_sd
 from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS, Savings, visited_device
+from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.sd import StableDiffusion
 from twinact.configs import MEMORY, RunConfig
 from twinact.errors import ConfigError, DataError, OutOfMemory, TwinactError
 from twinact.exemplars import Exemplars
-from twinact.gradients import LossScale
-from twinact.methods import Batch, TextualInversion
-from twinact.train import StepRecord, train
+from twinact.gradients import LossScale, set_gradients
+from twinact.methods import Batch, TextualInversion, make_method
+from twinact.processes import Processes
+from twinact.train import StepRecord, draw_batch, encode_exemplars, train
 
 LOW = PRESETS["low"]
 
@@ -93,6 +96,44 @@ def test_text_encoders_visit_the_device_and_leave_again() -> None:
         assert {weight.device.type for weight in encoder.parameters()} == {"cpu"}
     backbone.device = torch.device("cpu")
     assert visited_device(encoder) is None
+
+
+class _Gathered(Exception):
+    """A step got as far as the gradients of all parameters, in one row."""
+
+
+class _OnlyOne(Processes):
+    def gather(self, row: Tensor) -> Tensor:
+        raise _Gathered(row.device.type)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("name", CORE)
+def test_all_that_learns_is_on_the_device_while_text_encoders_rest(
+    name: str, lora_rank: int, exemplars: Exemplars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for a GPU, as far as a step needs no numbers: up to its row of gradients."""
+    backbone, meta = FAMILIES[name].backbone(FAMILIES[name].make(), f"{name}@0"), torch.device("meta")
+    config = replace(INVERSION, lora_rank=lora_rank)
+    method = make_method(config, backbone)
+    latents = encode_exemplars(backbone, exemplars).to(meta)
+    batch = draw_batch(backbone, latents, exemplars.captions, config, 0)
+    backbone.denoiser.to(meta)
+    backbone.device = meta
+    backbone.rest()
+    if isinstance(backbone.noising, DDPMNoising):
+        backbone.noising.alphas_cumprod = backbone.noising.alphas_cumprod.to(meta)
+    monkeypatch.setattr("twinact.gradients.autocast", lambda device, precision: nullcontext())  # meta has none
+    batch = replace(batch, t=batch.t.to(meta))
+
+    parameters = [parameter for group in method.attach(backbone) for parameter in group["params"]]
+    assert {(parameter.device, parameter.dtype) for parameter in parameters} == {(meta, torch.float32)}
+    with backbone.saving(LOW), pytest.raises(_Gathered, match="meta"):
+        set_gradients(
+            method, backbone, batch, parameters,
+            generator=lambda part: torch.Generator(), parts=1, group=_OnlyOne(0, 1, None), precision="bf16",
+        )  # fmt: skip
+    assert all(parameter.grad is not None for parameter in parameters)
 
 
 @pytest.mark.gpu

@@ -32,7 +32,7 @@ class Spliced:
         ids: (b, l) token ids; an ordinary token stands at every learned position.
         mask: (b, l) 1 on tokens, 0 on padding.
         rows, columns: (n,) positions of the learned vectors; their row and column in `ids`.
-        values: (n, width) the vectors, or None where no prompt has a placeholder.
+        values: (n, width) the vectors, on their own device; None where no prompt has a placeholder.
     """
 
     ids: Int64[Tensor, "b l"]
@@ -117,7 +117,8 @@ def splice(
         mask=torch.tensor(mask, dtype=torch.long, device=device).reshape(-1, max_length),
         rows=torch.tensor(rows, dtype=torch.long, device=device),
         columns=torch.tensor(columns, dtype=torch.long, device=device),
-        values=torch.cat([value.to(table.weight) for value in values]) if values else None,
+        # Where they are: the encoder may rest in the machine's memory while they learn on the device.
+        values=torch.cat([v.to(values[0].device, table.weight.dtype) for v in values]) if values else None,
     )
 
 
@@ -170,10 +171,10 @@ def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
     products overflow in float16.
     """
     device = visited_device(encoder)
+    there = spliced.to(spliced.ids.device if device is None else device)
     if device is None:
-        with written(encoder, spliced), _no_autocast(spliced.ids.device):
-            return encoder(spliced.ids, **options)
-    there = spliced.to(device)
+        with written(encoder, there), _no_autocast(there.ids.device):
+            return encoder(there.ids, **options)
 
     def visit() -> Any:
         # New tensors: were the encoder's own moved, those that backward keeps would move back under it.

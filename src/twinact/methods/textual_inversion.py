@@ -36,7 +36,8 @@ class TextualInversion:
     def attach(self, backbone: Backbone) -> list[ParameterGroup]:
         self._model_id = backbone.model_id
         self.vectors = [
-            nn.Parameter(self._starting_vector(table).detach().float().repeat(self.slots, 1))
+            # Text encoders may rest elsewhere, but all that is learned is in one place.
+            nn.Parameter(self._starting_vector(table).detach().to(backbone.device, torch.float32).repeat(self.slots, 1))
             for table in backbone.token_tables()
         ]
         return [{"params": self.vectors, "lr": self.learning_rate}]
