@@ -8,6 +8,7 @@ import torch
 from test_space import PHRASES, tables
 from twinact.action import Action
 from twinact.errors import CheckpointError, ConfigError, DataError
+from twinact.export import trigger
 from twinact.space import ActionSpace
 
 
@@ -57,6 +58,21 @@ def test_action_is_a_copy_of_what_training_goes_on_changing(space):
 def test_bad_names_are_refused(space, name):
     with pytest.raises(ConfigError, match="must be 2 to 32"):
         random(space, 0, name)
+
+
+def test_new_names_leave_room_for_the_prefix_of_exports_and_old_ones_stay(space, tmp_path):
+    old = random(space, 0, "l" * 32)
+    old.save(tmp_path / "old.action.safetensors")
+    old = Action.load(tmp_path / "old.action.safetensors")
+    assert old.adjusted(space, (0, 0), 1.0).name == old.name
+    assert len(trigger(old.adjusted(space, (0, 0), 1.0, "l" * 28).name)) == 32
+    for make in (
+        lambda name: old.adjusted(space, (0, 0), 1.0, name),
+        lambda name: old.toward(space, old, 0.0, name),
+        lambda name: old.combined(space, [old], name=name),
+    ):
+        with pytest.raises(ConfigError, match="must be 2 to 28"):
+            make("l" * 29)
 
 
 def test_parts_must_fit(space):

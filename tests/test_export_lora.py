@@ -214,6 +214,8 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     save_file({f"base_model.model.{k}": w for k, w in action_of("sd").lora.items()}, path)  # as PEFT saves
     with pytest.raises(CheckpointError, match="does not know"):
         read("sd", path)
+    with pytest.raises(ConfigError, match="must be 2 to 28"):
+        import_action(path, PIPELINES["sd"], name="l" * 29, backbone=backbone)
     path.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read("sd", path)

@@ -46,7 +46,7 @@ class Action:
 
     Attributes:
         name: 2 to 32 of a-z, 0-9, _ and -, starting with a letter and no number such as
-            "inf"; lower case, as tokenizers have no other.
+            "inf"; lower case, as tokenizers have no other. New ones have up to 28.
         vectors: One (k, w) tensor per text encoder, as `Backbone.encode_text` takes them. Kept, like
             the coefficients, as a float32 copy on the CPU. None at all in what is only a LoRA of another tool.
         model_id: The backbone that it was made for.
@@ -73,7 +73,7 @@ class Action:
             ConfigError: The name is not allowed, or parts do not fit together.
             DataError: A number is not finite.
         """
-        check_name(self.name)
+        check_name(self.name, kept=True)
         # Copies: a training run goes on changing the tensors that it hands over.
         object.__setattr__(self, "vectors", tuple(_stored(vectors) for vectors in self.vectors))
         object.__setattr__(self, "coefficients", None if self.coefficients is None else _stored(self.coefficients))
@@ -185,7 +185,7 @@ class Action:
         """
         start = self.point(space)
         if amount == 0:
-            return replace(self, name=name or self.name)
+            return replace(self, name=_new_name(name, self.name))
         goal, goal_mask, label = _target(space, target)
         mask = _full(self.mask, space)
         u = start + amount * (goal - start)
@@ -352,7 +352,15 @@ class Action:
         if not bool(u.isfinite().all()):
             raise ConfigError(f"action {self.name!r} cannot be moved by an amount or a weight that is not finite")
         meta = {**self.meta, "history": [*self.meta.get("history", []), {"from": self.name, **step}]}
-        return self.from_coefficients(name or self.name, space, u, mask=mask, lora=self.lora, meta=meta)
+        return self.from_coefficients(_new_name(name, self.name), space, u, mask=mask, lora=self.lora, meta=meta)
+
+
+def _new_name(given: str | None, own: str) -> str:
+    """The name of what an action becomes; it may keep one that is longer than new ones."""
+    if given is None:
+        return own
+    check_name(given)
+    return given
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ DEFAULT_LEARNING_RATES = {"twinact": 0.15, "textual-inversion": 5e-3}
 
 # The name is a file stem and the word to type in every tool that reads the export: lower case because diffusers
 # does not expand upper-case tokens, no dot because ComfyUI splits there, a letter first because it parses weights.
-_NAME = re.compile(r"[a-z][a-z0-9_-]{1,31}")
+_NAME = re.compile(r"[a-z][a-z0-9_-]+")
+# Exports put "twa-" before it, and the whole is to stay within 32. Files of before have names up to 32.
+_NAME_LENGTH, _KEPT_NAME_LENGTH = 28, 32
 # A seed must survive JSON readers that keep numbers as doubles.
 _MAX_SEED = 2**53 - 1
 
@@ -31,7 +33,7 @@ class LearnConfig:
     """How one action is learned from exemplars.
 
     Attributes:
-        name: Of the action and its files; 2 to 32 of a-z, 0-9, "_" and "-", a letter first.
+        name: Of the action and its files; 2 to 28 of a-z, 0-9, "_" and "-", a letter first.
         method: One of `METHODS`.
         steps: Optimiser steps of the whole run.
         batch_size: Pictures a step; exemplars repeat when there are fewer.
@@ -150,16 +152,17 @@ class RunConfig:
 
 
 @no_type_check
-def check_name(name: str) -> None:
-    """Refuses what cannot be the name of an action.
+def check_name(name: str, *, kept: bool = False) -> None:
+    """Refuses what cannot be the name of an action; `kept` ones are in files already and may be longer than new ones.
 
     Raises:
         ConfigError: It has other characters or another length, or reads as a number ("inf").
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or _is_number(name):
+    longest = _KEPT_NAME_LENGTH if kept else _NAME_LENGTH
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > longest or _is_number(name):
         raise ConfigError(
-            f"name {name!r} must be 2 to 32 of a-z, 0-9, '_', '-', start with a letter and not read as a number, "
-            "e.g. 'leap'"
+            f"name {name!r} must be 2 to {longest} of a-z, 0-9, '_', '-', start with a letter and not read as a "
+            "number, e.g. 'leap'"
         )
 
 

@@ -43,7 +43,7 @@ def export(
         new_file(path)
     for path in export_embedding(action, base, out):
         typer.echo(path)
-    say(f"type: {word} (A1111, Forge, diffusers), embedding:{word} (ComfyUI)")
+    say(f"type: {word} (A1111, Forge, diffusers), embedding:{word} (ComfyUI), <{word}> (InvokeAI)")
     if action.lora:
         for path in export_lora(action, base, out):
             typer.echo(path)

@@ -19,6 +19,7 @@ from twinact import lora
 from twinact.action import Action
 from twinact.backbones import quiet
 from twinact.backbones.base import Backbone
+from twinact.configs import check_name
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
 
@@ -47,6 +48,7 @@ def import_action(path: str | Path, family: str, *, name: str, backbone: Backbon
         ConfigError: The name is not allowed, or the backbone has a LoRA attached.
     """
     path = Path(path)
+    check_name(name)
     check_format(path)
     keys, _ = read_tensors(path)
     with_lora = any(_LORA.search(key) for key in keys)
