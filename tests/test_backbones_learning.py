@@ -112,6 +112,28 @@ def test_the_models_own_words_are_untouched(learned: Learned) -> None:
     assert np.array_equal(plain_picture(learned.backbone), learned.picture)
 
 
+def test_slope_in_coefficients_is_that_of_the_loss(exemplars: Exemplars) -> None:
+    """Central difference along a random direction, through the space, both text encoders and the denoiser."""
+    backbone = backbone_of("sdxl")
+    space = ActionSpace.build(
+        backbone.token_tables(), PHRASES, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
+    )
+    latents, generator = encode_exemplars(backbone, exemplars), torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=generator)
+    batch = Batch(latents, exemplars.captions, latents, noise, backbone.noising.sample_t(len(latents), generator))
+
+    def loss(u: torch.Tensor) -> torch.Tensor:
+        return denoise(backbone, batch, space.reconstruct(u)).loss
+
+    u = torch.randn(space.slots, space.rank, generator=generator).requires_grad_()
+    loss(u).backward()
+    assert u.grad is not None
+    step = 0.1 * u.grad / u.grad.norm()  # the steepest way, where rounding matters least
+    with torch.no_grad():
+        difference = float(loss(u + step) - loss(u - step)) / 2
+    assert difference == pytest.approx(float((u.grad * step).sum()), rel=0.02)
+
+
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, on the norms inside FLUX.1
 @pytest.mark.parametrize("name", CORE)
 def test_learning_works_under_autocast(name: str, exemplars: Exemplars) -> None:

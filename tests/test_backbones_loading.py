@@ -130,8 +130,13 @@ def test_sdxl_leads_away_from_nothing_as_its_config_says() -> None:
         )
 
 
+def pooled_by(encoder: Any, ids: Tensor) -> Tensor:
+    outputs = encoder(ids)
+    return outputs.text_embeds if hasattr(encoder, "text_projection") else outputs.pooler_output
+
+
 @pytest.mark.parametrize("make", [tiny_sdxl, tiny_sd3, tiny_flux])
-def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(make: Any) -> None:
+def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(make: Any, tmp_path: Path) -> None:
     """Added tokens have larger ids than the end, and published configs make CLIP pool at the largest."""
     pipeline = make()
     encoders = {"text_encoder": pipeline.tokenizer}
@@ -145,6 +150,8 @@ def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(mak
     prompt = "a <new> robot <act> in a park"
     vectors = {"<act>": vectors_of(backbone, "cat dog")}
     pooled = backbone.encode_text([prompt], vectors).pooled
+    saved = tmp_path / "saved"
+    backbone.pipeline().save_pretrained(saved)
     ends: list[Tensor] = []
     for encoder, tokenizer in encoders.items():
         if name == "sdxl" and encoder == "text_encoder":
@@ -153,6 +160,8 @@ def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(mak
         end = ids[0].tolist().index(tokenizer.eos_token_id)
         assert ids.argmax() != end
         module = getattr(pipeline, encoder)
+        again = type(module).from_pretrained(saved / encoder)  # by the stock class, which knows the config alone
+        assert torch.equal(pooled_by(again, ids), pooled_by(module, ids))
         last = getattr(module, "text_model", module)(ids).last_hidden_state[:, end]
         ends.append(module.text_projection(last) if hasattr(module, "text_projection") else last)
     assert pooled is not None

@@ -266,6 +266,18 @@ def test_spellings_of_other_tools(family: str, keys: list[str], tmp_path: Path) 
     assert [float(v[0, 0]) for v in action.vectors] == list(range(len(widths)))
 
 
+@pytest.mark.parametrize("shape", [(8,), (1, 8)])
+@pytest.mark.parametrize("name", ["stable-diffusion-v1", "Stable-Diffusion-v1"])
+def test_one_vector_and_the_header_of_onetrainer_are_read(shape: tuple[int, ...], name: str, tmp_path: Path) -> None:
+    header = {"modelspec.architecture": f"{name}/embedding"}
+    save_file({"emp_params": torch.ones(shape)}, tmp_path / "x.safetensors", metadata=header)
+    action = import_embedding(tmp_path / "x.safetensors", SD, name="leap", model_id="m@1", widths=[8])
+    assert action.vectors[0].equal(torch.ones(1, 8))
+    save_file({"clip_l": torch.ones(shape), "t5": torch.ones(shape)}, tmp_path / "x.safetensors", metadata=header)
+    with pytest.raises(CheckpointError, match="says that it is made for stable-diffusion-v1, not for FluxPipeline"):
+        import_embedding(tmp_path / "x.safetensors", "FluxPipeline", name="leap", model_id="m@1", widths=[8, 8])
+
+
 def test_what_cannot_be_used_is_one_line(action: Action, tmp_path: Path) -> None:
     def read(path: Path, family: str = SD, width: int = 32) -> Action:
         widths = [width] * len(LAYOUTS[family].keys)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -107,6 +108,17 @@ def test_what_cannot_be_many_is_refused(photos: Path, tmp_path: Path) -> None:
         action_folders(tmp_path / "nowhere")
     assert [path.name for path in action_folders(photos)] == list(NAMES)
     assert action_folders(photos / "leap") == []
+
+
+def test_missing_ray_is_one_line_with_the_command_that_installs_it(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    result = learn(photos, "--cluster", "ray")
+    assert result.exit_code == 1 and result.stdout == ""
+    told = "error: cluster 'ray' needs the package ray; pip install 'twinact[cluster]'"
+    assert result.stderr.splitlines()[-1] == told
 
 
 @pytest.fixture

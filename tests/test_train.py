@@ -323,6 +323,19 @@ def test_a_loss_that_is_not_finite_stops_without_export(
         assert all(bool(tensor.isfinite().all()) for tensor in last_checkpoint(tmp_path).values())
 
 
+def test_a_gradient_that_is_not_finite_stops_although_the_loss_is(
+    backbone: Backbone, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    class Cornered(TextualInversion):
+        def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+            terms = super().loss(backbone, batch, generator)
+            return {**terms, "loss": terms["loss"] + (0 * self.vectors[0]).square().sum().sqrt()}  # slope 0 / 0 at 0
+
+    with pytest.raises(TwinactError, match=r"^step 1: gradient norm is nan"):
+        train(Cornered(3, 5e-3), backbone, exemplars, INVERSION, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_bf16_learns_nearly_the_same(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     rounded = replace(RUN, precision="bf16")
     exact = train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / "fp32")

@@ -226,12 +226,14 @@ def by_encoder(
 
 
 def pool_at_end(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes a CLIP text encoder pool at the first end token.
+    """Makes a CLIP text encoder pool at the first end token, also where it is saved and loaded again.
 
     Published configs say that the end is token 2, which CLIP reads as "at the largest id". That is the end token
     until somebody adds tokens, whose ids are larger.
     """
-    getattr(encoder, "text_model", encoder).eos_token_id = tokenizer.eos_token_id
+    inner = getattr(encoder, "text_model", encoder)
+    for place in (inner, inner.config, encoder.config):
+        place.eos_token_id = tokenizer.eos_token_id
 
 
 def held(prompt: str, placeholders: Sequence[str]) -> list[str]:
