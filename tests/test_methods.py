@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny import tiny_flux
 from twinact.backbones.base import Backbone
+from twinact.backbones.flux import Flux
 from twinact.configs import LearnConfig
 from twinact.encoders import LatentActionEncoder
 from twinact.errors import ConfigError
@@ -67,6 +69,24 @@ def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
     # The tiny vocabulary spells "posing" in letters.
     assert len(table.ids("posing")) > 1
     torch.testing.assert_close(start(None), table.weight.mean(0).repeat(2, 1))
+
+
+def test_textual_inversion_moves_every_encoder_by_the_same_share_of_its_table(
+    backbone: Backbone, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    assert [group["lr"] for group in TextualInversion(3, 0.02).attach(backbone)] == [0.02]
+    pipeline = tiny_flux()
+    pipeline.text_encoder_2.shared.weight.data.mul_(100)
+    flux = Flux(pipeline, "flux@1")
+    method = TextualInversion(3, 0.02)
+    method.attach(flux)
+    tables, start = flux.token_tables(), [vectors.detach().clone() for vectors in method.vectors]
+    action = train(method, flux, exemplars, replace(INVERSION, steps=3), tmp_path).action
+    clip, t5 = (
+        float((end - begin).norm() / begin.numel() ** 0.5 / table.weight.square().mean().sqrt())
+        for table, begin, end in zip(tables, start, action.vectors, strict=True)
+    )
+    assert t5 == pytest.approx(clip, rel=0.5)
 
 
 def test_parts_that_do_not_fit_are_refused(

@@ -19,7 +19,8 @@ class TextualInversion:
 
     Args:
         slots: Token vectors that the action takes.
-        learning_rate: Of all vectors.
+        learning_rate: Of the first text encoder's vectors. Adam moves all numbers alike, so the others' rates are as
+            much larger as the numbers in their tables are: those of T5 are far above those of CLIP.
         start: Word or phrase whose mean embedding every slot starts from. None takes `DEFAULT_START` where the
             vocabulary has it as one token, else the mean of the whole table.
     """
@@ -40,7 +41,11 @@ class TextualInversion:
             nn.Parameter(self._starting_vector(table).detach().to(backbone.device, torch.float32).repeat(self.slots, 1))
             for table in backbone.token_tables()
         ]
-        return [{"params": self.vectors, "lr": self.learning_rate}]
+        sizes = [_rms(table.weight) for table in backbone.token_tables()]
+        return [
+            {"params": [vectors], "lr": self.learning_rate * (size / sizes[0])}
+            for vectors, size in zip(self.vectors, sizes, strict=True)
+        ]
 
     def detach(self, backbone: Backbone) -> None:
         pass  # the backbone was never changed
@@ -50,7 +55,7 @@ class TextualInversion:
         return {"loss": denoising, "denoising": denoising}
 
     def identity(self) -> dict[str, Any]:
-        return {}
+        return {} if len(self.vectors) == 1 else {"rates": "by table"}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"vectors.{index}": vectors.detach() for index, vectors in enumerate(self.vectors)}
@@ -72,3 +77,8 @@ class TextualInversion:
             return table.embed(self.start).mean(dim=0)
         # A word in pieces would start the vectors from meaningless syllables.
         return table.embed(DEFAULT_START)[0] if known and len(ids) == 1 else table.weight.mean(dim=0)
+
+
+def _rms(weight: Float[Tensor, "vocabulary width"]) -> float:
+    """Root mean square in float32, which the type of the weights may not hold, without a copy of them."""
+    return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32)) / weight.numel() ** 0.5
