@@ -13,7 +13,7 @@ from small import exemplars_in
 from twinact import PLACEHOLDER, lora
 from twinact.action import Action
 from twinact.backbones.base import Backbone
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.exemplars import Exemplars
 from twinact.files import read_safetensors, tensor_hash
@@ -193,6 +193,25 @@ def test_a_half_precision_model_learns_in_full_precision(exemplars: Exemplars, t
     # Steps of Adam far below the spacing of bfloat16 around the start.
     name = next(name for name in action.lora if name.endswith(lora.DOWN))
     assert not torch.equal(action.lora[name], action.lora[name].bfloat16().float())
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, on the norms inside FLUX.1
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", CORE)
+def test_low_memory_learns_the_same_bits_in_half_precision(
+    name: str, precision: str, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    backbone = FAMILIES[name].backbone(FAMILIES[name].make().to(dtype=dtype), f"{name}@16")
+    config = replace(BASE, steps=2)
+
+    def learned(memory: str) -> bytes:
+        run = RunConfig(precision=precision, memory=memory)
+        result = train(method_of(backbone, config), backbone, exemplars, config, tmp_path / memory, run=run)
+        assert any(weight.any() for key, weight in result.action.lora.items() if key.endswith(lora.UP))  # was zero
+        return result.action_path.read_bytes()
+
+    assert learned("normal") == learned("low")
 
 
 def test_what_does_not_fit_is_one_line(exemplars: Exemplars, tmp_path: Path) -> None:
