@@ -40,10 +40,10 @@ class Family:
 
 FAMILIES = {
     "sd": Family(tiny_sd, StableDiffusion, {}),
-    "sd-v": Family(lambda: tiny_sd("v_prediction", "tiny"), StableDiffusion, {}),
+    "sd2": Family(lambda: tiny_sd(2, "tiny"), StableDiffusion, {}),
     "sdxl": Family(tiny_sdxl, StableDiffusionXL, {}),
     "sd3": Family(tiny_sd3, StableDiffusion3, {}),
-    "sd3-without-t5": Family(lambda: tiny_sd3(with_t5=False), StableDiffusion3, {}),
+    "sd3.5-without-t5": Family(lambda: tiny_sd3(with_t5=False, normalised=True), StableDiffusion3, {}),
     "flux": Family(tiny_flux, Flux, {"max_sequence_length": 512}, negative=False),
     "flux-schnell": Family(lambda: tiny_flux(guidance_embeds=False), Flux, {"max_sequence_length": 256}, False),
 }

@@ -205,7 +205,7 @@ def test_half_precision_files_are_read_where_there_are_no_others(
 
 
 def test_sd3_without_t5_is_sd3_with_silent_t5() -> None:
-    with_t5, without = backbone_of("sd3"), backbone_of("sd3-without-t5")
+    with_t5, without = backbone_of("sd3"), backbone_of("sd3.5-without-t5")
     long, short = with_t5.encode_text(PROMPTS), without.encode_text(PROMPTS)
     assert torch.equal(long.hidden[:, :24], short.hidden[:, :24])
     assert short.hidden.shape == long.hidden.shape and not short.hidden[:, 24:].any()

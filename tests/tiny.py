@@ -53,12 +53,20 @@ def tiny_t5_tokenizer(words: Sequence[str] = WORDS) -> T5Tokenizer:
 
 
 def tiny_sd(
-    prediction_type: str = "epsilon", vae: Literal["kl", "tiny"] = "kl", words: Sequence[str] = WORDS
+    version: Literal[1, 2] = 1, vae: Literal["kl", "tiny"] = "kl", words: Sequence[str] = WORDS
 ) -> StableDiffusionPipeline:
-    """A Stable Diffusion of 32 x 32 pictures and (4, 8, 8) latents; its text is 32 wide and 24 tokens long."""
+    """A Stable Diffusion of 32 x 32 pictures and (4, 8, 8) latents; its text is 32 wide and 24 tokens long.
+
+    Version 2 differs as the published 2.1 does: v prediction, padding by "!", GELU, projections that are linear, and
+    heads that are counted by block.
+    """
     tokenizer = tiny_tokenizer(words)
+    if version == 2:
+        tokenizer.pad_token = "!"
     with _same_weights():
-        text_encoder = CLIPTextModel(_clip_config(tokenizer, 32, eos_token_id=tokenizer.eos_token_id))
+        config = _clip_config(tokenizer, 32, eos_token_id=tokenizer.eos_token_id)
+        config.hidden_act = "quick_gelu" if version == 1 else "gelu"
+        text_encoder = CLIPTextModel(config)
         unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=4,
@@ -68,7 +76,8 @@ def tiny_sd(
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=32,
-            attention_head_dim=4,
+            attention_head_dim=4 if version == 1 else (2, 4),
+            use_linear_projection=version == 2,
             norm_num_groups=8,
         )
         autoencoder = _autoencoder_kl() if vae == "kl" else _autoencoder_tiny()
@@ -78,7 +87,11 @@ def tiny_sd(
         tokenizer=tokenizer,
         unet=unet,
         scheduler=DDIMScheduler(
-            clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type, **_BETAS
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type="epsilon" if version == 1 else "v_prediction",
+            **_BETAS,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -124,8 +137,11 @@ def tiny_sdxl(force_upcast: bool = True, zeros_for_empty_prompt: bool = True) ->
     )
 
 
-def tiny_sd3(with_t5: bool = True) -> StableDiffusion3Pipeline:
-    """A Stable Diffusion 3 of 32 x 32 pictures and (4, 8, 8) latents; text 32 and 48 wide, T5 96; 24 + 256 tokens."""
+def tiny_sd3(with_t5: bool = True, normalised: bool = False) -> StableDiffusion3Pipeline:
+    """A Stable Diffusion 3 of 32 x 32 pictures and (4, 8, 8) latents; text 32 and 48 wide, T5 96; 24 + 256 tokens.
+
+    With `normalised` queries and keys, and images that attend to themselves once more, it is a 3.5 medium.
+    """
     tokenizer, tokenizer_2, tokenizer_3 = tiny_tokenizer(), tiny_tokenizer(), tiny_t5_tokenizer()
     tokenizer_2.pad_token = "!"
     with _same_weights():
@@ -143,6 +159,8 @@ def tiny_sd3(with_t5: bool = True) -> StableDiffusion3Pipeline:
             joint_attention_dim=96,
             pooled_projection_dim=80,
             pos_embed_max_size=8,
+            qk_norm="rms_norm" if normalised else None,
+            dual_attention_layers=(0,) if normalised else (),
         )
         vae = _autoencoder_kl(scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False)
         text_encoder_3 = _t5(tokenizer_3, 96) if with_t5 else None
