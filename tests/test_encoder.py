@@ -19,7 +19,7 @@ def test_encoder_reads_any_size_and_saves(encoder: LatentActionEncoder, tmp_path
     assert isinstance(loaded, ActionEncoder) and not any(p.requires_grad for p in loaded.parameters())
     latents = torch.randn(3, 4, 16, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
     features = loaded.encode(latents)
-    torch.testing.assert_close(features, encoder.encode(latents))
+    torch.testing.assert_close(features, encoder.encode(latents), atol=2e-3, rtol=0)  # saved in half precision
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
     assert loaded.pose(features).shape == (3, 5)
     features[:, 0].sum().backward()

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from twinact.backbones import load
+from twinact.backbones import load, quiet
 from twinact.backbones.base import Backbone
 from twinact.bench.calibrate import calibrate
 from twinact.bench.judges import Judges, Verdict
 from twinact.cli.world import _told
 from twinact.encoders import load_action_encoder
 from twinact.errors import ConfigError, DataError
+from twinact.nano import judges_dir, model_dir
 from twinact.nano.data import described, drawn_part, features_pose, picture_batches, pose_features, trained_part
 from twinact.nano.evaluate import (
     between_pairs,
@@ -34,12 +36,13 @@ from twinact.nano.fit import fit_module, schedule
 from twinact.nano.recipe import RECIPE, Fit, Recipe
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.train import PARTS, train_nano
-from twinact.nano.unet import _visit, build_scheduler
+from twinact.nano.unet import _visit, build_scheduler, build_unet
 from twinact.phrases import load_phrases
 from twinact.space import ActionSpace
 from twinact.workflow import SPACE_FILE, open_model
 from twinact.world.draw import draw
 from twinact.world.meanings import meanings
+from twinact.world.places import PLACES
 from twinact.world.pose import distance
 from twinact.world.sampling import sample_free_pose
 
@@ -100,6 +103,23 @@ def test_every_picture_is_visited_once_an_epoch() -> None:
     recipe = replace(RECIPE, distinct_pictures=100, unet=Fit(1000, 16, 1e-3))
     seen = np.concatenate([_visit(recipe, step) for step in range(25)])
     assert (np.bincount(seen, minlength=100) == 4).all()
+
+
+def test_the_shipped_folder_is_whole() -> None:
+    with quiet():
+        pipeline = DiffusionPipeline.from_pretrained(model_dir())
+    assert pipeline.tokenizer.get_vocab() == build_tokenizer(RECIPE.max_tokens).get_vocab()
+    planned = {name: weight.shape for name, weight in build_unet(RECIPE).state_dict().items()}
+    assert {name: weight.shape for name, weight in pipeline.unet.state_dict().items()} == planned
+    backbone, space = open_model(), ActionSpace.load(model_dir() / SPACE_FILE)
+    assert space.phrases == drawn_part(RECIPE).phrases
+    assert (space.model_id, space.tokenizer_hash) == (backbone.model_id, backbone.tokenizer_hash)
+    assert load_action_encoder(model_dir()) is not None and Judges.load(judges_dir()).places == tuple(PLACES)
+
+
+def test_attention_heads_of_the_unet_are_multiples_of_eight_wide() -> None:
+    widths = {m.to_q.out_features // m.heads for m in build_unet(RECIPE).modules() if isinstance(m, Attention)}
+    assert widths and all(width % 8 == 0 for width in widths)
 
 
 def test_scheduler_reaches_zero_signal() -> None:
@@ -218,7 +238,7 @@ TOY = replace(
     RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY, vision=TINY, encoder=TINY, judge=TINY
 )
 SMALLER = replace(TOY, text_width=64, text_layers=1, vision_width=64, vision_layers=1, vae_channels=(8, 8, 8),
-                  unet_channels=(16, 32, 32))  # fmt: skip
+                  unet_channels=(16, 32, 32), unet_heads=(2, 4, 4))  # fmt: skip
 
 
 def _train(run: Path, *parts: str, recipe: Recipe = SMALLER, start: Path | None = None) -> Path:

@@ -12,6 +12,7 @@ from twinact.backbones import family, load
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
 from twinact.backbones.text import cuts_untold
+from twinact.backbones.weights import same_model
 from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
@@ -76,7 +77,7 @@ def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
         from twinact.nano import model_dir
 
         shipped = ActionSpace.load(model_dir() / SPACE_FILE)
-        if shipped.model_id == backbone.model_id:
+        if same_model(shipped.model_id, backbone.model_id):
             return shipped if shipped.slots == slots else build_space(backbone, slots=slots, phrases=shipped.phrases)
     return build_space(backbone, slots=slots)
 

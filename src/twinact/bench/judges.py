@@ -223,14 +223,14 @@ def train_judges(
 
     def loss(step: int, seen: list[Tensor]) -> dict[str, Tensor]:
         pixels, positions, pose, actor, place = seen
-        clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        clean = pixels.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            latents = vae.encode(clean[::_DECODED].to(device)).latent_dist.mode()
-            clean[::_DECODED] = vae.decode(latents).sample.float().cpu()
-        images = augment(clean, torch.Generator().manual_seed(step))
+            latents = vae.encode(clean[::_DECODED]).latent_dist.mode()
+            clean[::_DECODED] = vae.decode(latents).sample.float()
+        images = augment(clean, torch.Generator(device).manual_seed(step))
         positions, pose, actor, place = (x.to(device) for x in (positions, pose, actor, place))
         with torch.autocast(device.type, torch.bfloat16):
-            heat, pose_out, actor_out, place_out = judges(images.to(device))
+            heat, pose_out, actor_out, place_out = judges(images)
         terms = {
             "heat": heat_loss(heat, positions),
             "joints": (joint_positions(heat) - positions).abs().mean(),
@@ -252,15 +252,18 @@ def compressed(picture: np.ndarray, quality: int) -> np.ndarray:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (b, 3, h, w) as a generator might spoil them: blurred, noisy, with contrast and colours shifted."""
+    """Pictures (b, 3, h, w) as a generator might spoil them: blurred, noisy, with contrast and colours shifted.
+
+    The random generator must be on their device.
+    """
     b = len(images)
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*shape, generator=generator, device=images.device)
 
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mixed = torch.lerp(images, blurred, uniform(b, 1, 1, 1) * (uniform(b, 1, 1, 1) < 0.5))
     gain = 1 + 0.25 * (uniform(b, 3, 1, 1) - 0.5)
     shift = 0.2 * (uniform(b, 3, 1, 1) - 0.5)
-    noise = 0.15 * uniform(b, 1, 1, 1).square() * torch.randn(images.shape, generator=generator)
+    noise = 0.15 * uniform(b, 1, 1, 1).square() * torch.randn(images.shape, generator=generator, device=images.device)
     return (mixed * gain + shift + noise).clamp(-1, 1)

@@ -96,13 +96,13 @@ class LatentActionEncoder(nn.Module):
         return self(latents)
 
     def save(self, folder: str | Path) -> None:
-        """Write one file with the weights and their config; the folder is made if missing.
+        """Write one file with the weights, in half precision, and their config; the folder is made if missing.
 
         Raises:
             DataError: The folder cannot be written.
         """
         header = {"kind": _KIND, "version": 1, "config": asdict(self.config)}
-        write_safetensors(Path(folder) / WEIGHTS_FILE, self.state_dict(), header)
+        write_safetensors(Path(folder) / WEIGHTS_FILE, {n: t.half() for n, t in self.state_dict().items()}, header)
 
     @classmethod
     def load(cls, folder: str | Path) -> "LatentActionEncoder":

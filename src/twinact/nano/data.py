@@ -1,6 +1,6 @@
 """Pictures and captions of the world as training data; picture number i is always the same picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,16 +65,22 @@ _SEGMENTS = tuple(
 DIRECTION_FEATURES = 2 * len(_SEGMENTS) + 3
 
 
-def direction_features(scene: Scene) -> np.ndarray:
-    """What a picture shows of the action: the unit vector of every segment of the body, turn and nod of the head, and
-    the height above the ground, 27 numbers in [-1, 1]. Directions do not depend on the proportions of the actor.
+def direction_features(scenes: Sequence[Scene], positions: np.ndarray) -> np.ndarray:
+    """What pictures show of the action: the unit vector of every segment of the body, turn and nod of the head, and the
+    height above the ground. Directions do not depend on the proportions of the actor.
+
+    Args:
+        scenes: Of b pictures.
+        positions: Their joints (b, 17, 2).
+
+    Returns:
+        (b, 27) in [-1, 1].
     """
-    points = dict(zip(JOINT_NAMES, joints(scene), strict=True))
-    vectors = np.stack([points[end] - points[start] for start, end in _SEGMENTS])
-    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    pose = scene.pose
-    rest = (pose.head_turn / 90, pose.head_nod / 45, pose.clearance)
-    return np.concatenate([directions.ravel(), rest]).astype(np.float32)
+    start, end = ([JOINT_NAMES.index(pair[k]) for pair in _SEGMENTS] for k in (0, 1))
+    vectors = positions[:, end] - positions[:, start]  # (b, 12, 2)
+    directions = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
+    rest = [(s.pose.head_turn / 90, s.pose.head_nod / 45, s.pose.clearance) for s in scenes]
+    return np.concatenate([directions.reshape(len(scenes), -1), rest], axis=1).astype(np.float32)
 
 
 def described(recipe: Recipe, part: Part, index: int, stream: int = 0) -> Described:
@@ -84,32 +90,36 @@ def described(recipe: Recipe, part: Part, index: int, stream: int = 0) -> Descri
 
 @dataclass
 class PictureBatch:
-    """Drawn pictures: images (b, 3, h, w) float in [-1, 1], mask (b, 1, h, w) of the figure, and their scenes."""
+    """Drawn pictures: images (b, 3, h, w) float in [-1, 1], mask (b, 1, h, w) of the figure, joints (b, 17, 2) in
+    picture units, and their scenes.
+    """
 
     images: Tensor
     masks: Tensor
+    joints: Tensor
     scenes: list[Described]
 
     @property
     def directions(self) -> Tensor:
         """Direction features (b, 27)."""
-        return torch.from_numpy(np.stack([direction_features(item.scene) for item in self.scenes]))
+        return torch.from_numpy(direction_features([item.scene for item in self.scenes], self.joints.numpy()))
 
 
 class _Pictures(Dataset):
     def __init__(self, recipe: Recipe, part: Part, stream: int) -> None:
         self.recipe, self.part, self.stream = recipe, part, stream
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, Described]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Described]:
         item = described(self.recipe, self.part, index, self.stream)
         size = self.recipe.image_size
-        return draw(item.scene, size), figure_mask(item.scene, size), item
+        return draw(item.scene, size), figure_mask(item.scene, size), joints(item.scene), item
 
 
-def _collate(items: list[tuple[np.ndarray, np.ndarray, Described]]) -> PictureBatch:
-    images, masks, scenes = zip(*items, strict=True)
+def _collate(items: list[tuple[np.ndarray, np.ndarray, np.ndarray, Described]]) -> PictureBatch:
+    images, masks, positions, scenes = zip(*items, strict=True)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return PictureBatch(pixels, torch.from_numpy(np.stack(masks))[:, None].float(), list(scenes))
+    places = torch.from_numpy(np.stack(positions)).float()
+    return PictureBatch(pixels, torch.from_numpy(np.stack(masks))[:, None].float(), places, list(scenes))
 
 
 def picture_batches(

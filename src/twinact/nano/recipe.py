@@ -41,6 +41,7 @@ class Recipe:
         seed: Of everything random.
         distinct_pictures: Number of different drawn pictures whose latents are kept for the UNet.
         max_tokens: Context length of the text tower.
+        unet_heads: Attention heads at each resolution, each a multiple of eight wide, as fused attention on GPUs needs.
         unet_layers: Residual blocks of the UNet at each resolution on the way down; one more on the way up.
         figure_weight: Weight of the denoising loss inside the figure, outside is 1.
         limbs_weight: What is added to it on the bones of arms and legs, which are thin and carry the action.
@@ -62,7 +63,7 @@ class Recipe:
     )  # fmt: skip
     drawn_rotation: float = 60.0
     seed: int = 20261122
-    distinct_pictures: int = 160_000
+    distinct_pictures: int = 350_000
     max_tokens: int = 32
     text_width: int = 192
     text_layers: int = 4
@@ -70,19 +71,20 @@ class Recipe:
     vision_layers: int = 5
     vae_channels: tuple[int, ...] = (32, 64, 64)
     latent_channels: int = 16
-    unet_channels: tuple[int, ...] = (96, 192, 256)
+    unet_channels: tuple[int, ...] = (160, 192, 224)
+    unet_heads: tuple[int, ...] = (8, 8, 7)
     unet_layers: tuple[int, ...] = (2, 1, 1)
     figure_weight: float = 4.0
     limbs_weight: float = 8.0
     noise_bias: float = 0.5
     joints_weight: float = 0.05
     caption_dropout: float = 0.1
-    guidance: float = 2.0
-    text: Fit = field(default_factory=lambda: Fit(230_400, 384, 1e-3, ema_decay=0.99))
+    guidance: float = 3.0
+    text: Fit = field(default_factory=lambda: Fit(1_000_000, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(36_000, 12, 1.5e-3, weight_decay=0.0))
-    unet: Fit = field(default_factory=lambda: Fit(3_000_000, 48, 8e-4))
+    unet: Fit = field(default_factory=lambda: Fit(3_000_000, 64, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
-    encoder: Fit = field(default_factory=lambda: Fit(80_000, 64, 1.5e-3))
+    encoder: Fit = field(default_factory=lambda: Fit(360_000, 128, 1.5e-3))
     judge: Fit = field(default_factory=lambda: Fit(1_600_000, 64, 1.5e-3))
 
 

@@ -23,6 +23,8 @@ STREAM = 2
 # Captions of one group share actor and place, so that only the action tells them apart.
 _GROUP = 24
 _EMBEDDING_NOISE = 0.1
+_POSE_QUERIES = 8
+_POSE_WEIGHT = 4.0
 
 
 class SceneTower(nn.Module):
@@ -40,13 +42,29 @@ class SceneTower(nn.Module):
         return self.net(torch.cat([self.actor(actor), self.place(place), pose], 1))
 
 
+class PoseReader(nn.Module):
+    """Reads the pose off the token states, by attention as a denoiser does."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(_POSE_QUERIES, width))
+        self.attention = nn.MultiheadAttention(width, width // 64, batch_first=True)
+        self.pose = nn.Linear(_POSE_QUERIES * width, POSE_FEATURES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token states (b, l, width) → pose features (b, 25)."""
+        queries = self.queries.expand(len(tokens), -1, -1).to(tokens)
+        return self.pose(self.attention(queries, tokens, tokens, need_weights=False)[0].flatten(1))
+
+
 class TextPair(nn.Module):
-    """Both towers of the contrastive training."""
+    """Both towers of the contrastive training, and a reader of the pose; only the text tower is kept."""
 
     def __init__(self, recipe: Recipe, tokenizer: CLIPTokenizer, part: Part) -> None:
         super().__init__()
         self.text = build_text_model(recipe, tokenizer)
         self.scene = SceneTower(len(part.actors), len(part.places), recipe.text_width)
+        self.reader = PoseReader(recipe.text_width)
         self.log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
 
 
@@ -103,16 +121,20 @@ def train_text(
     recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, workers: int, device: torch.device,
     report: Callable[[str], None],
 ) -> CLIPTextModel:  # fmt: skip
-    """Train the text tower against the scene tower; the pooled output at the end of text is the embedding."""
+    """Train the text tower against the scene tower; the pooled output at the end of text is the embedding.
+
+    A denoiser sees the states of all tokens, which that loss reaches only through the end of text; so the pose is read
+    off them too.
+    """
     part = trained_part(recipe)
     pair = TextPair(recipe, tokenizer, part).to(device)
     embedding = pair.text.get_input_embeddings()
 
-    generator = torch.Generator()
+    generator = torch.Generator(device)
 
     def add_noise(_module: nn.Module, _args: tuple[Tensor], output: Tensor) -> Tensor:
         # Points between phrases must mean poses between theirs, so the tower learns from a neighbourhood of each word.
-        noise = torch.randn(output.shape, generator=generator).to(output)
+        noise = torch.randn(output.shape, generator=generator, device=device).to(output)
         return output + _EMBEDDING_NOISE * output.detach().std() * noise
 
     handle = embedding.register_forward_hook(add_noise)
@@ -125,10 +147,12 @@ def train_text(
         batch = {name: value.to(device) for name, value in seen.items()}
         generator.manual_seed(step)
         with torch.autocast(device.type, torch.bfloat16):
-            text = pair.text(input_ids=batch["ids"]).pooler_output
+            text = pair.text(input_ids=batch["ids"])
             scene = pair.scene(batch["actor"], batch["place"], batch["pose"])
-        total, matched = contrastive_loss(text.float(), scene.float(), pair.log_scale)
-        return {"loss": total, "matched": matched}
+            pose = pair.reader(text.last_hidden_state)
+        contrast, matched = contrastive_loss(text.pooler_output.float(), scene.float(), pair.log_scale)
+        misread = F.smooth_l1_loss(pose.float(), batch["pose"], beta=0.1)
+        return {"loss": contrast + _POSE_WEIGHT * misread, "matched": matched, "misread": misread}
 
     fit_module(pair, batches, loss, recipe.text, folder, report)
     handle.remove()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,13 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditio
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from twinact.backbones.noising import DDPMNoising
-from twinact.nano.data import described, drawn_part, picture_batches
+from twinact.nano.data import drawn_part, picture_batches
 from twinact.nano.fit import fit_module
 from twinact.nano.heatmaps import heat_loss, limb_map
 from twinact.nano.recipe import Recipe
-from twinact.world.draw import joints
 from twinact.world.skeleton import JOINT_NAMES
 
 STREAM = 3
@@ -36,7 +35,7 @@ def build_unet(recipe: Recipe) -> UNet2DConditionModel:
         block_out_channels=recipe.unet_channels,
         layers_per_block=recipe.unet_layers,
         cross_attention_dim=recipe.text_width,
-        attention_head_dim=8,
+        attention_head_dim=recipe.unet_heads,  # the number of heads, whatever diffusers calls it
         norm_num_groups=16,
     )
 
@@ -56,26 +55,33 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-def cache_latents(
-    recipe: Recipe, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw and encode `distinct_pictures` once.
+def cache_pictures(
+    recipe: Recipe, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, workers: int,
+    report: Callable[[str], None],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Draw and encode `distinct_pictures` once; goes on where it was stopped.
 
     Returns:
-        Memory maps of the scaled latents (n, c, h, w) float16 and of the figure's share of each latent cell
-        (n, 1, h, w) uint8 (0 to 255).
+        Memory maps by name: ``latents`` (n, c, h, w) float16, scaled; ``masks`` (n, 1, h, w) uint8, the figure's share
+        of each latent cell from 0 to 255; ``joints`` (n, 17, 2) float32 in picture units; ``ids`` (n, l) int32 of the
+        captions.
     """
     count, size = recipe.distinct_pictures, recipe.image_size // 4
     folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "latents.npy", folder / "masks.npy"
     done = folder / "count.txt"
     start = int(done.read_text()) if done.exists() else 0
-    mode = "r+" if start else "w+"
-    shapes = ((count, recipe.latent_channels, size, size), np.float16), ((count, 1, size, size), np.uint8)
-    latents, masks = (
-        np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
-        for path, (shape, dtype) in zip(paths, shapes, strict=True)
-    )
+    shapes = {
+        "latents": ((recipe.latent_channels, size, size), np.float16),
+        "masks": ((1, size, size), np.uint8),
+        "joints": ((len(JOINT_NAMES), 2), np.float32),
+        "ids": ((recipe.max_tokens,), np.int32),
+    }
+    maps = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="r+" if start else "w+", dtype=dtype, shape=(count, *shape)
+        )
+        for name, (shape, dtype) in shapes.items()
+    }
     batch_size, began = 250, time.monotonic()
     batches = picture_batches(
         recipe, drawn_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers
@@ -83,17 +89,23 @@ def cache_latents(
     for number, batch in enumerate(batches):
         with torch.no_grad(), torch.autocast(vae.device.type, torch.bfloat16):
             encoded = vae.encode(batch.images.to(vae.device)).latent_dist.mode() * vae.config.scaling_factor
-        end = start + len(batch.scenes)
-        latents[start:end] = encoded.float().cpu().numpy()
-        masks[start:end] = (F.adaptive_avg_pool2d(batch.masks, size) * 255).round().byte().numpy()
-        start = end
+        now = slice(start, start + len(batch.scenes))
+        maps["latents"][now] = encoded.float().cpu().numpy()
+        maps["masks"][now] = (F.adaptive_avg_pool2d(batch.masks, size) * 255).round().byte().numpy()
+        maps["joints"][now] = batch.joints.numpy()
+        maps["ids"][now] = _token_ids(tokenizer, [item.caption for item in batch.scenes]).numpy()
+        start = now.stop
         if number % 20 == 19 or start == count:
-            latents.flush()
-            masks.flush()
+            for array in maps.values():
+                array.flush()
             done.write_text(str(start))
             rate = (number + 1) * batch_size / (time.monotonic() - began)
-            report(f"latents: {start}/{count} {rate:.0f}/s {(count - start) / rate / 60:.1f} min left")
-    return latents, masks
+            report(f"pictures: {start}/{count} {rate:.0f}/s {(count - start) / rate / 60:.1f} min left")
+    return {name: torch.from_numpy(array) for name, array in maps.items()}
+
+
+def _token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 class _Guided(nn.Module):
@@ -137,31 +149,33 @@ def train_unet(
     From noise alone the words are all there is to read them from, so they matter early (compare the alignment of
     features in REPA, Yu et al. 2024; the world knows the joints, which is more than a pretrained encoder would).
     """
-    latents, masks = cache_latents(recipe, vae, folder / "latents", workers, report)
-    report("unet: captions")
     device = vae.device
+    pictures = cache_pictures(recipe, vae, tokenizer, folder / "pictures", workers, report)
+    if device.type == "cuda":  # a GPU has room for all, and would wait for what comes from outside
+        pictures = {name: values.to(device) for name, values in pictures.items()}
+    unsaid = _token_ids(tokenizer, [""]).to(device)
     guided = _Guided(unet).to(device)
-    if device.type == "cpu":  # the backward pass of fused attention takes a third of a step there
-        unet.set_attn_processor(AttnProcessor())
-    else:
+    # The backward pass of fused attention takes a third of a step on CPUs, and was not finite in bf16 on an H200.
+    unet.set_attn_processor(AttnProcessor())
+    if device.type == "cuda":
         guided.compile()
     noising = DDPMNoising(build_scheduler().alphas_cumprod.to(device), "v_prediction")
     text.requires_grad_(False).eval()
-    steps = _Steps(recipe, latents, masks, tokenizer)
 
     def batches(step: int) -> Iterator[dict[str, Tensor]]:
-        return iter(
-            DataLoader(
-                steps, batch_size=None, sampler=range(step, recipe.unet.steps), num_workers=workers,
-                pin_memory=device.type == "cuda",
-            )
-        )  # fmt: skip
+        for number in range(step, recipe.unet.steps):
+            chosen = _visit(recipe, number).to(device)
+            generator = torch.Generator(device).manual_seed(recipe.seed + number)
+            batch = {name: values[chosen] for name, values in pictures.items()}
+            told = torch.rand(len(chosen), 1, generator=generator, device=device) >= recipe.caption_dropout
+            batch["ids"] = torch.where(told, batch["ids"], unsaid)
+            batch["noise"] = torch.randn(batch["latents"].shape, generator=generator, device=device)
+            yield batch
 
-    def loss(step: int, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        batch = {name: value.to(device, non_blocking=True) for name, value in seen.items()}
-        mask = batch["mask"].float() / 255
+    def loss(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = batch["masks"].float() / 255
         t = noising.sample_t(len(mask), torch.Generator().manual_seed(recipe.seed + step), recipe.noise_bias)
-        noised = noising.add(batch["x_0"].float(), batch["noise"], t)
+        noised = noising.add(batch["latents"].float(), batch["noise"], t)
         with torch.autocast(device.type, torch.bfloat16):
             hidden = text(input_ids=batch["ids"]).last_hidden_state
             prediction, heat = guided(noised.x_t, noised.t, hidden)
@@ -177,43 +191,20 @@ def train_unet(
 
     fit_module(guided, batches, loss, recipe.unet, folder, report, show)
     guided.release()
-    if device.type == "cpu":
-        unet.set_default_attn_processor()
+    unet.set_default_attn_processor()
 
 
-class _Steps(Dataset):
-    """What each step sees, so that processes can prepare it: of some pictures the latents, masks, token ids and joints,
-    and the noise for them.
-    """
-
-    def __init__(self, recipe: Recipe, latents: np.ndarray, masks: np.ndarray, tokenizer: CLIPTokenizer) -> None:
-        self.recipe, self.latents, self.masks = recipe, latents, masks
-        part = drawn_part(recipe)
-        items = [described(recipe, part, index, STREAM) for index in range(recipe.distinct_pictures)]
-        captions = ["", *(item.caption for item in items)]
-        self.ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.int()
-        self.joints = np.stack([joints(item.scene) for item in items]).astype(np.float32)
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        recipe, chosen = self.recipe, _visit(self.recipe, step)
-        rng = np.random.default_rng([recipe.seed, STREAM, 1, step])
-        told = rng.random(len(chosen)) >= recipe.caption_dropout
-        x_0 = torch.from_numpy(self.latents[chosen])
-        return {
-            "x_0": x_0,
-            "mask": torch.from_numpy(self.masks[chosen]),
-            "ids": self.ids[torch.from_numpy(np.where(told, chosen + 1, 0))],
-            "joints": torch.from_numpy(self.joints[chosen]),
-            "noise": torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
-        }
-
-
-def _visit(recipe: Recipe, step: int) -> np.ndarray:
+def _visit(recipe: Recipe, step: int) -> Tensor:
+    """Indices of the pictures of a step: rounds in which every picture comes once, shuffled anew each time."""
     count, size = recipe.distinct_pictures, recipe.unet.batch_size
-    positions = np.arange(step * size, (step + 1) * size)
-    chosen = np.empty(size, dtype=np.int64)
-    for epoch in np.unique(positions // count):
-        inside = positions // count == epoch
-        order = np.random.default_rng([recipe.seed, STREAM, 2, epoch]).permutation(count)
-        chosen[inside] = order[positions[inside] % count]
-    return np.sort(chosen)
+    positions = torch.arange(step * size, (step + 1) * size)
+    rounds = positions // count
+    chosen = [
+        _order(recipe.seed, epoch, count)[positions[rounds == epoch] % count] for epoch in rounds.unique().tolist()
+    ]
+    return torch.cat(chosen)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, STREAM, 2, epoch]).permutation(count))

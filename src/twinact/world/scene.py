@@ -8,8 +8,8 @@ from twinact.world.places import PLACES
 from twinact.world.pose import Pose
 from twinact.world.skeleton import JOINT_NAMES, radii, skeleton
 
-WORLD_VERSION = 2
-"""Raised whenever any scene would be drawn differently."""
+WORLD_VERSION = 3
+"""Raised whenever a scene would be drawn differently, a phrase read or means another pose, or a split is another."""
 
 BODY_HEIGHT = 0.78
 """Height of a figure in picture units at camera scale 1."""
