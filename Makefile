@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Install everything into .venv (once; about a minute and 1.5 GB)
+setup: $(STAMP) ## Install everything into .venv (once; about a minute and 2 GB)
 
 # Torch comes first and pinned, so that nothing after it can choose another build.
 $(STAMP): pyproject.toml constraints.txt
