@@ -85,8 +85,8 @@ def test_demo_goes_on_where_it_stopped_and_says_when_it_is_done(
     assert changed == {"report.html", "demo.json", lost.name} | PHRASE_FILES
     assert before[lost][0] == after[lost][0]
 
-    with pytest.raises(ConfigError, match=r"guidance was 2\.0 and is 3\.0"):
-        run_demo(out, replace(SMALL, guidance=3.0))
+    with pytest.raises(ConfigError, match=r"guidance was 3\.0 and is 2\.0"):
+        run_demo(out, replace(SMALL, guidance=2.0))
 
 
 def test_demo_of_an_older_world_is_refused_and_the_way_out_told(

@@ -273,8 +273,8 @@ def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch
 def test_a_run_goes_on_with_its_own_recipe_only(tmp_path: Path, monkeypatch) -> None:
     _train(tmp_path / "run", "text")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"recipe\.guidance was 2\.0 and is 3\.0, recipe\.unet\.batch_size was 4"):
-        _train(tmp_path / "run", recipe=replace(SMALLER, unet=Fit(8, 2, 1e-3), guidance=3.0))
+    with pytest.raises(ConfigError, match=r"recipe\.guidance was 3\.0 and is 2\.0, recipe\.unet\.batch_size was 4"):
+        _train(tmp_path / "run", recipe=replace(SMALLER, unet=Fit(8, 2, 1e-3), guidance=2.0))
     monkeypatch.setattr("twinact.nano.train.WORLD_VERSION", 1000)
     with pytest.raises(ConfigError, match=r"world_version was \d+ and is 1000"):
         _train(tmp_path / "run", "text")
