@@ -1,9 +1,9 @@
-"""What leaks when captions do not name the exemplars' actor, on the actions that settings are chosen on.
+"""What leaks when captions do not name the exemplars' actor, on half of the actions that settings are chosen on.
 
 python benchmarks/leak.py benchmarks/results/leak.json [steps]
 
 Captions say "<act> in a park" instead of "a panda <act> in a park", so that whatever the pictures have in common,
-besides the place, must go into the learned vectors. Takes about a quarter of the time of `twinact bench custom`.
+besides the place, must go into the learned vectors. Takes about a tenth of the time of `twinact bench custom`.
 """
 
 import json
@@ -26,15 +26,15 @@ from twinact.suited import suited_here
 from twinact.workflow import action_encoder, learn, open_model
 from twinact.world.splits import DEV_ACTIONS, write_exemplars
 
-ACTORS = 6
+ACTIONS, ACTORS = tuple(DEV_ACTIONS.values())[::2], 6
 
 
 def main(target: Path, steps: int) -> None:
-    """Learn every dev action with both methods from captions with and without the actor, draw others, and judge."""
+    """Learn dev actions with both methods from captions with and without the actor, draw others, and judge."""
     run = RunConfig(precision=suited_here("nano").precision)
     backbone, encoder, judges = open_model("nano", run.precision), action_encoder("nano"), Judges.load(judges_dir())
     scores = {(method, named): [] for method in METHODS for named in (True, False)}
-    for action in DEV_ACTIONS.values():
+    for action in ACTIONS:
         asked = asks(action, RECIPE.actors, RECIPE.places, ACTORS)
         for method, named in scores:
             with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def main(target: Path, steps: int) -> None:
         "model": backbone.model_id,
         "precision": run.precision,
         "steps": steps,
-        "actions": list(DEV_ACTIONS),
+        "actions": [action.name for action in ACTIONS],
         "actors per action": ACTORS,
         "captions with the actor": {method: summary(scores[method, True]) for method in METHODS},
         "captions without the actor": {method: summary(scores[method, False]) for method in METHODS},
