@@ -1,25 +1,80 @@
-"""How far the judges can be trusted: figures, and the hardest drawn pictures beside what was read from them.
+"""How far the judges can be trusted: figures, the hardest drawn pictures beside what was read from them, and whether
+they err where the action encoder errs, which losses see.
 
 python benchmarks/judges.py benchmarks/results/judges.json docs/images/judges.png
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from twinact.bench.calibrate import calibrate, hardest
+import numpy as np
+import torch
+
+from twinact.backbones.base import Backbone
+from twinact.bench.calibrate import Case, calibrate, drawn_scenes, hardest, judged
 from twinact.bench.judges import Judges
+from twinact.encoders import LatentActionEncoder
 from twinact.nano import judges_dir
-from twinact.workflow import open_model
+from twinact.nano.data import SEGMENTS
+from twinact.workflow import action_encoder, open_model
+from twinact.world.draw import joints
 
 COUNT, SEED = 2000, 11
+
+
+def directions(positions: np.ndarray) -> np.ndarray:
+    """Angles (b, segments) of the segments of the body in radians, from joints (b, 17, 2)."""
+    start, end = ([pair[k] for pair in SEGMENTS] for k in (0, 1))
+    x, y = np.moveaxis(positions[:, end] - positions[:, start], 2, 0)
+    return np.arctan2(y, x)
+
+
+def errors(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Signed differences of angles, the short way round, in degrees."""
+    return np.rad2deg((found - true + np.pi) % (2 * np.pi) - np.pi)
+
+
+@torch.no_grad()
+def beside_the_encoder(cases: Sequence[Case], backbone: Backbone, encoder: LatentActionEncoder) -> dict[str, Any]:
+    """Errors of the segments' directions as the encoder and the judges read them from the same pictures, as JSON."""
+    true = directions(np.stack([joints(case.scene) for case in cases]))
+    by_judges = errors(directions(np.stack([joints(case.seen) for case in cases])), true)
+    found = []
+    for start in range(0, len(cases), 64):
+        pixels = torch.from_numpy(np.stack([np.asarray(case.picture) for case in cases[start : start + 64]]))
+        latents = backbone.encode_image(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        found.append(encoder.directions(latents).numpy())
+    x, y = np.moveaxis(np.concatenate(found), 2, 0)
+    by_encoder = errors(np.arctan2(y, x), true)
+    far_judges, far_encoder = np.abs(by_judges) > 20, np.abs(by_encoder) > 20
+    return {
+        "judges, median degrees": round(float(np.median(np.abs(by_judges))), 2),
+        "judges, 90th percentile": round(float(np.quantile(np.abs(by_judges), 0.9)), 2),
+        "encoder, median degrees": round(float(np.median(np.abs(by_encoder))), 2),
+        "encoder, 90th percentile": round(float(np.quantile(np.abs(by_encoder), 0.9)), 2),
+        "share off by over 20 degrees, judges": round(float(far_judges.mean()), 4),
+        "share off by over 20 degrees, encoder": round(float(far_encoder.mean()), 4),
+        "share off by over 20 degrees, both": round(float((far_judges & far_encoder).mean()), 4),
+        "correlation of signed errors within 20 degrees": round(
+            float(np.corrcoef(by_judges[~far_judges & ~far_encoder], by_encoder[~far_judges & ~far_encoder])[0, 1]), 3
+        ),
+    }
 
 
 def main(results: Path, sheet: Path) -> None:
     """Write both files."""
     backbone = open_model("nano")
-    figures, cases = calibrate(Judges.load(judges_dir()), backbone, COUNT, SEED)
+    judges, encoder = Judges.load(judges_dir()), action_encoder("nano")
+    figures, cases = calibrate(judges, backbone, COUNT, SEED)
+    free = judged(judges, drawn_scenes(COUNT, SEED, free=True))
+    figures["beside the action encoder"] = {
+        "poses of the captions": beside_the_encoder(cases, backbone, encoder),
+        "poses drawn freely": beside_the_encoder(free, backbone, encoder),
+    }
     facts = {"date": datetime.now(UTC).date().isoformat(), "model": backbone.model_id, "pictures": COUNT, "seed": SEED}
     results.write_text(json.dumps(facts | figures, indent=2) + "\n")
     hardest(cases).save(sheet, optimize=True)

@@ -12,7 +12,7 @@ from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.bench.judges import Judges
 from twinact.encoders import FOLDER, LatentActionEncoder
-from twinact.encoders.head import EncoderConfig
+from twinact.encoders.pose import EncoderConfig
 from twinact.exemplars import Exemplars, load_exemplars
 from twinact.phrases import load_phrases
 from twinact.space import ActionSpace
@@ -40,7 +40,7 @@ def toy_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_sd(words=words).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LatentActionEncoder(EncoderConfig(4, 3, width=8, blocks=1, grid=2)).save(folder / FOLDER)
+        LatentActionEncoder(EncoderConfig(4, 3, ((0, 1), (1, 2)), width=8, deep=8)).save(folder / FOLDER)
         Judges().save(folder / "judges")
     build_space(load(folder)).save(folder / SPACE_FILE)
     return folder
@@ -62,7 +62,7 @@ def space(backbone: Backbone) -> ActionSpace:
 def encoder() -> LatentActionEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return LatentActionEncoder(EncoderConfig(in_channels=4, pose_targets=5, width=8, blocks=1, feature_dim=16))
+        return LatentActionEncoder(EncoderConfig(4, 5, ((0, 1), (1, 2), (2, 3), (3, 4)), width=8, deep=16))
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_unet_draws_only_phrases_that_a_picture_of_this_size_shows() -> None:
 
 def test_every_picture_is_visited_once_an_epoch() -> None:
     recipe = replace(RECIPE, distinct_pictures=100, unet=Fit(1000, 16, 1e-3))
-    seen = np.concatenate([_visit(recipe, step) for step in range(25)])
+    seen = np.concatenate([_visit(recipe, step, 16) for step in range(25)])
     assert (np.bincount(seen, minlength=100) == 4).all()
 
 
@@ -235,8 +235,9 @@ def test_evaluation_adds_up(toy: Backbone) -> None:
 
 TINY = Fit(8, 4, 1e-3)
 TOY = replace(
-    RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY, vision=TINY, encoder=TINY, judge=TINY
-)
+    RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY, vision=TINY, encoder=TINY, refine=TINY,
+    judge=TINY,
+)  # fmt: skip
 SMALLER = replace(TOY, text_width=64, text_layers=1, vision_width=64, vision_layers=1, vae_channels=(8, 8, 8),
                   unet_channels=(16, 32, 32), unet_heads=(2, 4, 4))  # fmt: skip
 
@@ -254,11 +255,16 @@ def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch
         "encoder": {"action_encoder"},
         "judges": {"judges"},
         "unet": {"unet", "scheduler", "feature_extractor", "model_index.json", SPACE_FILE},
+        "refine": set(),
     }
     assert set(brought) == set(PARTS)
     there: set[str] = set()
+    weights: dict[str, bytes] = {}
     for part, files in brought.items():
-        model = _train(tmp_path / "run", part)
+        before, model = weights, _train(tmp_path / "run", part)
+        weights = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*.safetensors")}
+        changed = {name.split("/")[0] for name, content in before.items() if weights[name] != content}
+        assert changed == ({"unet", SPACE_FILE} if part == "refine" else set()), part
         there |= files | ({"feature_extractor"} if "model_index.json" in there else set())
         assert {path.name for path in model.iterdir()} == there, part
     pipeline = DiffusionPipeline.from_pretrained(model)

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from twinact.encoders.pose import joint_positions
 from twinact.errors import CheckpointError
 from twinact.nano.data import POSE_FEATURES, features_pose, pose_features
 from twinact.nano.fit import fit_module
-from twinact.nano.heatmaps import heat_loss, joint_positions
+from twinact.nano.heatmaps import heat_loss
 from twinact.nano.recipe import Recipe
 from twinact.world.bodies import ACTORS
 from twinact.world.draw import draw, joints

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from twinact.encoders.head import LatentActionEncoder
+from twinact.encoders.pose import LatentActionEncoder
 
 FOLDER = "action_encoder"
 

@@ -1,6 +1,6 @@
 """Pictures and captions of the world as training data; picture number i is always the same picture."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +12,9 @@ from twinact.nano.recipe import Recipe
 from twinact.world.draw import draw, figure_mask, joints
 from twinact.world.meanings import meanings
 from twinact.world.pose import DOF_NAMES, DOFS, Pose, Target
-from twinact.world.sampling import Described, Part, sample_described
-from twinact.world.scene import Scene
+from twinact.world.sampling import Described, Part, sample_described, sample_free_pose
 from twinact.world.skeleton import JOINT_NAMES
+from twinact.world.splits import is_held_out_pose
 
 _LOW = np.array([d.low for d in DOFS.values()])
 _HIGH = np.array([d.high for d in DOFS.values()])
@@ -54,33 +54,15 @@ def features_pose(features: np.ndarray) -> Pose:
 
 POSE_FEATURES = len(DOF_NAMES) + 1
 
-_SEGMENTS = tuple(
-    pair
-    for pair in (
+SEGMENTS = tuple(
+    (JOINT_NAMES.index(start), JOINT_NAMES.index(end))
+    for start, end in (
         ("pelvis", "neck"), ("neck", "head"),
         *((f"{s}_{a}", f"{s}_{b}") for s in "lr" for a, b in (("shoulder", "elbow"), ("elbow", "hand"))),
         *((f"{s}_{a}", f"{s}_{b}") for s in "lr" for a, b in (("hip", "knee"), ("knee", "foot"), ("foot", "toe"))),
     )
 )  # fmt: skip
-DIRECTION_FEATURES = 2 * len(_SEGMENTS) + 3
-
-
-def direction_features(scenes: Sequence[Scene], positions: np.ndarray) -> np.ndarray:
-    """What pictures show of the action: the unit vector of every segment of the body, turn and nod of the head, and the
-    height above the ground. Directions do not depend on the proportions of the actor.
-
-    Args:
-        scenes: Of b pictures.
-        positions: Their joints (b, 17, 2).
-
-    Returns:
-        (b, 27) in [-1, 1].
-    """
-    start, end = ([JOINT_NAMES.index(pair[k]) for pair in _SEGMENTS] for k in (0, 1))
-    vectors = positions[:, end] - positions[:, start]  # (b, 12, 2)
-    directions = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
-    rest = [(s.pose.head_turn / 90, s.pose.head_nod / 45, s.pose.clearance) for s in scenes]
-    return np.concatenate([directions.reshape(len(scenes), -1), rest], axis=1).astype(np.float32)
+"""The segments of the body, as pairs of joints; their directions are what pictures show of the action."""
 
 
 def described(recipe: Recipe, part: Part, index: int, stream: int = 0) -> Described:
@@ -99,18 +81,25 @@ class PictureBatch:
     joints: Tensor
     scenes: list[Described]
 
-    @property
-    def directions(self) -> Tensor:
-        """Direction features (b, 27)."""
-        return torch.from_numpy(direction_features([item.scene for item in self.scenes], self.joints.numpy()))
+
+def freely_posed(recipe: Recipe, part: Part, index: int, stream: int) -> Described:
+    """As `described`, but every second scene shows a pose without regard to any phrase, never a custom action."""
+    item = described(recipe, part, index, stream)
+    if index % 2 == 0:
+        return item
+    rng = np.random.default_rng([recipe.seed, stream, index, 1])
+    pose = sample_free_pose(rng)
+    while is_held_out_pose(pose):
+        pose = sample_free_pose(rng)
+    return replace(item, scene=replace(item.scene, pose=pose), phrases=())
 
 
 class _Pictures(Dataset):
-    def __init__(self, recipe: Recipe, part: Part, stream: int) -> None:
-        self.recipe, self.part, self.stream = recipe, part, stream
+    def __init__(self, recipe: Recipe, part: Part, stream: int, scene: Callable[..., Described]) -> None:
+        self.recipe, self.part, self.stream, self.scene = recipe, part, stream, scene
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Described]:
-        item = described(self.recipe, self.part, index, self.stream)
+        item = self.scene(self.recipe, self.part, index, self.stream)
         size = self.recipe.image_size
         return draw(item.scene, size), figure_mask(item.scene, size), joints(item.scene), item
 
@@ -123,12 +112,16 @@ def _collate(items: list[tuple[np.ndarray, np.ndarray, np.ndarray, Described]]) 
 
 
 def picture_batches(
-    recipe: Recipe, part: Part, batch_size: int, count: int, *, stream: int, start: int = 0, workers: int = 1
-) -> Iterator[PictureBatch]:
-    """Batches of pictures ``start`` to ``count`` of a stream, in order, drawn by `workers` processes."""
+    recipe: Recipe, part: Part, batch_size: int, count: int, *, stream: int, start: int = 0, workers: int = 1,
+    scene: Callable[..., Described] = described,
+) -> Iterator[PictureBatch]:  # fmt: skip
+    """Batches of pictures ``start`` to ``count`` of a stream, in order, drawn by `workers` processes.
+
+    What each shows is said by `scene`: `described` or `freely_posed`.
+    """
     batches = [range(i, min(i + batch_size, count)) for i in range(start, count, batch_size)]
     loader = DataLoader(
-        _Pictures(recipe, part, stream), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
+        _Pictures(recipe, part, stream, scene), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
         prefetch_factor=4 if workers else None,
     )  # fmt: skip
     return iter(loader)

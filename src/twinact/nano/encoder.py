@@ -1,4 +1,4 @@
-"""Trains the action encoder of nano: clean latents to pose features, blind to actor and place."""
+"""Trains the action encoder of nano: where the joints are, read off latents, whoever the actor is and wherever."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
 
-from twinact.encoders.head import EncoderConfig, LatentActionEncoder, degrade
-from twinact.nano.data import DIRECTION_FEATURES, PictureBatch, picture_batches, trained_part
+from twinact.encoders.pose import EncoderConfig, LatentActionEncoder, degrade
+from twinact.nano.data import SEGMENTS, PictureBatch, freely_posed, picture_batches, trained_part
 from twinact.nano.fit import fit_module
+from twinact.nano.heatmaps import heat_loss
 from twinact.nano.recipe import Recipe
+from twinact.world.skeleton import JOINT_NAMES
 
 STREAM = 5
 
@@ -19,15 +20,21 @@ STREAM = 5
 def train_encoder(
     recipe: Recipe, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
 ) -> LatentActionEncoder:
-    """Train to read the pose from latents that are noisy and blurred as a denoiser's early estimates are."""
+    """Train to find the joints in latents that are noisy and blurred as a denoiser's early estimates are.
+
+    Half of the poses are drawn freely: actions to be learned are those that no phrase names.
+    """
     device = vae.device
     torch.manual_seed(recipe.seed)
-    encoder = LatentActionEncoder(EncoderConfig(recipe.latent_channels, DIRECTION_FEATURES)).to(device)
+    config = EncoderConfig(recipe.latent_channels, len(JOINT_NAMES), SEGMENTS)
+    encoder = LatentActionEncoder(config).to(device)
     part, fit = trained_part(recipe), recipe.encoder
 
     def batches(step: int) -> Iterator[PictureBatch]:
         first = step * fit.batch_size
-        return picture_batches(recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=first, workers=workers)
+        return picture_batches(
+            recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=first, workers=workers, scene=freely_posed
+        )
 
     def loss(step: int, batch: PictureBatch) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)
@@ -35,10 +42,8 @@ def train_encoder(
             latents = vae.encode(batch.images.to(device)).latent_dist.mode().float() * vae.config.scaling_factor
             latents = degrade(latents, generator)
         with torch.autocast(device.type, torch.bfloat16):
-            pose = encoder.pose(encoder.encode(latents))
-        truth = batch.directions.to(device)
-        error = F.smooth_l1_loss(pose.float(), truth, beta=0.1)
-        return {"loss": error, "mean_error": (pose.float() - truth).abs().mean().detach()}
+            heat = encoder(latents)
+        return {"loss": heat_loss(heat, batch.joints.to(device))}
 
     fit_module(encoder, batches, loss, fit, folder, report)
     return encoder

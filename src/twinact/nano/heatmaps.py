@@ -12,13 +12,6 @@ _LIMBS = tuple(
 )
 
 
-def joint_positions(heat: Tensor) -> Tensor:
-    """Expected positions (b, joints, 2), x and y in picture units, under heat maps (b, joints, h, w) of logits."""
-    share = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])
-    x, y = (_centres(heat.shape[axis], heat) for axis in (3, 2))
-    return torch.stack([(share.sum(2) * x).sum(2), (share.sum(3) * y).sum(2)], 2)
-
-
 def heat_loss(heat: Tensor, positions: Tensor) -> Tensor:
     """Cross-entropy of heat maps (b, joints, h, w) against Gaussians of 0.8 cells around positions (b, joints, 2).
 

@@ -48,6 +48,8 @@ class Recipe:
         noise_bias: How much more often noisy timesteps are drawn (see `DDPMNoising.sample_t`).
         joints_weight: Weight of the auxiliary loss that reads the joints off the UNet's features.
         caption_dropout: Share of empty captions, for classifier-free guidance.
+        pose_weight: Weight of the pose that the UNet draws, against the denoising loss, while it is refined.
+        pose_slack: Distance between unit vectors (about radians) within which a segment's direction is right enough.
         guidance: Classifier-free guidance that the finished model draws best with.
     """
 
@@ -79,12 +81,15 @@ class Recipe:
     noise_bias: float = 0.5
     joints_weight: float = 0.05
     caption_dropout: float = 0.1
+    pose_weight: float = 2.0
+    pose_slack: float = 0.1
     guidance: float = 3.0
     text: Fit = field(default_factory=lambda: Fit(1_000_000, 384, 1e-3, ema_decay=0.99))
     vae: Fit = field(default_factory=lambda: Fit(36_000, 12, 1.5e-3, weight_decay=0.0))
     unet: Fit = field(default_factory=lambda: Fit(3_000_000, 64, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
-    encoder: Fit = field(default_factory=lambda: Fit(360_000, 128, 1.5e-3))
+    encoder: Fit = field(default_factory=lambda: Fit(360_000, 128, 2e-3, ema_decay=0.99))
+    refine: Fit = field(default_factory=lambda: Fit(24_000, 24, 3e-4, ema_decay=0.98, warmup_steps=50))
     judge: Fit = field(default_factory=lambda: Fit(1_600_000, 64, 1.5e-3))
 
 

@@ -17,11 +17,13 @@ from twinact.backbones import load, quiet
 from twinact.backbones.base import Backbone
 from twinact.begun import Marker
 from twinact.bench.judges import Judges, train_judges
+from twinact.encoders import LatentActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
 from twinact.nano.data import drawn_part, trained_part
 from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import contact_sheet
 from twinact.nano.recipe import Recipe
+from twinact.nano.refine import refine_unet
 from twinact.nano.text import train_text
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.unet import build_scheduler, build_unet, train_unet
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 MARKER = Marker("recipe.json", "nano")
-PARTS = ("text", "vae", "unet", "vision", "encoder", "judges")
-_BUILDS_ON = {"unet": ("text", "vae"), "vision": ("text",), "encoder": ("vae",), "judges": ("vae",)}
+PARTS = ("text", "vae", "encoder", "unet", "refine", "vision", "judges")
+_BUILDS_ON = {
+    "encoder": ("vae",), "unet": ("text", "vae"), "refine": ("text", "vae", "encoder", "unet"), "vision": ("text",),
+    "judges": ("vae",),
+}  # fmt: skip
 _KEPT = ("text", "vae")  # with a model to start from
 _PREVIEW_PHRASES = (
     "arms spread wide",
@@ -65,7 +70,8 @@ def train_nano(
     Args:
         recipe: All numbers; stored in ``run/recipe.json``.
         run: Run folder; the same call goes on where an earlier one stopped. Parts may differ.
-        parts: Which parts to train now, of `PARTS`; the parts they build on are trained first. None: all.
+        parts: Which parts to train now, of `PARTS`; the parts they build on are trained first, or taken from `start`.
+            None: all.
         start: A model folder to go on from: its text tower and VAE are kept as they are, its UNet and judges are
             where training begins. None starts from nothing.
         workers: Processes that draw pictures.
@@ -81,7 +87,8 @@ def train_nano(
         if part in kept:
             raise ConfigError(f"part {part!r} of the model to start from is kept; train it without --start")
     chosen = [part for part in PARTS if (part in parts if parts else part not in kept)]
-    wanted = {*chosen, *(need for part in chosen for need in _BUILDS_ON.get(part, ()))}.difference(kept)
+    needed = () if start is not None else (need for part in chosen for need in _BUILDS_ON.get(part, ()))
+    wanted = {*chosen, *needed}
     MARKER.read(run)  # refuses a folder that is not ours before anything takes time
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,6 +116,10 @@ def train_nano(
         text = train_text(recipe, tokenizer, run / "text", workers, device, report).requires_grad_(False)
         _save_half(text, model / "text_encoder")
         tokenizer.save_pretrained(model / "tokenizer")
+    encoder = None
+    if "encoder" in wanted:
+        encoder = train_encoder(recipe, vae, run / "encoder", workers, report)
+        encoder.save(model / "action_encoder")
     if "unet" in wanted:
 
         def preview(unet: "UNet2DConditionModel", step: int) -> None:
@@ -119,11 +130,15 @@ def train_nano(
         unet.requires_grad_(True)
         train_unet(recipe, vae, text, tokenizer, unet, run / "unet", workers, report, preview)
         _save_half(unet, model / "unet")
+    if "refine" in wanted:
+        unet.requires_grad_(True)
+        reader = encoder if encoder is not None else _encoder_of(start)
+        seen = run / "unet"
+        refine_unet(recipe, vae, text, tokenizer, unet, reader, run / "refine", seen, workers, report)
+        _save_half(unet, model / "unet")
     if "vision" in wanted:
         vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
         _save_half(vision, model / "image_encoder")
-    if "encoder" in wanted:
-        train_encoder(recipe, vae, run / "encoder", workers, report).save(model / "action_encoder")
     if "judges" in wanted:
         train_judges(recipe, judges.to(device), vae, run / "judges", workers, report)
         judges.save(model / "judges")
@@ -138,6 +153,13 @@ def train_nano(
     }
     (model / "training.json").write_text(json.dumps(card, indent=2) + "\n")
     return model
+
+
+def _encoder_of(start: Path | None) -> LatentActionEncoder:
+    encoder = None if start is None else load_action_encoder(start)
+    if encoder is None:
+        raise ConfigError(f"model '{start}' has no action encoder to refine with; train part 'encoder' too")
+    return encoder
 
 
 def _open(start: Path, recipe: Recipe, device: torch.device) -> Backbone:

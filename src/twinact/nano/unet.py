@@ -21,6 +21,8 @@ from twinact.nano.recipe import Recipe
 from twinact.world.skeleton import JOINT_NAMES
 
 STREAM = 3
+PICTURES = "pictures"
+"""Folder, within that of the UNet's run, that keeps latents and captions."""
 
 
 def build_unet(recipe: Recipe) -> UNet2DConditionModel:
@@ -93,7 +95,7 @@ def cache_pictures(
         maps["latents"][now] = encoded.float().cpu().numpy()
         maps["masks"][now] = (F.adaptive_avg_pool2d(batch.masks, size) * 255).round().byte().numpy()
         maps["joints"][now] = batch.joints.numpy()
-        maps["ids"][now] = _token_ids(tokenizer, [item.caption for item in batch.scenes]).numpy()
+        maps["ids"][now] = token_ids(tokenizer, [item.caption for item in batch.scenes]).numpy()
         start = now.stop
         if number % 20 == 19 or start == count:
             for array in maps.values():
@@ -104,7 +106,8 @@ def cache_pictures(
     return {name: torch.from_numpy(array) for name, array in maps.items()}
 
 
-def _token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Ids (b, l) of captions, padded to the context length."""
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
@@ -132,6 +135,51 @@ class _Guided(nn.Module):
         self._hook.remove()
 
 
+class Denoising:
+    """The denoising loss on cached pictures, weighted towards the figure and most towards the bones of its limbs."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        pictures: dict[str, Tensor],
+        text: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        batch_size: int,
+    ) -> None:
+        self.recipe, self.text, self.batch_size = recipe, text.requires_grad_(False).eval(), batch_size
+        self.device = text.device
+        if self.device.type == "cuda":  # a GPU has room for all, and would wait for what comes from outside
+            pictures = {name: values.to(self.device) for name, values in pictures.items()}
+        self.pictures = pictures
+        self.unsaid = token_ids(tokenizer, [""]).to(self.device)
+        self.noising = DDPMNoising(build_scheduler().alphas_cumprod.to(self.device), "v_prediction")
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """What a step sees, by its number alone: some captions are empty, for classifier-free guidance."""
+        chosen = _visit(self.recipe, step, self.batch_size).to(self.device)
+        generator = torch.Generator(self.device).manual_seed(self.recipe.seed + step)
+        batch = {name: values[chosen] for name, values in self.pictures.items()}
+        told = torch.rand(len(chosen), 1, generator=generator, device=self.device) >= self.recipe.caption_dropout
+        batch["ids"] = torch.where(told, batch["ids"], self.unsaid)
+        batch["noise"] = torch.randn(batch["latents"].shape, generator=generator, device=self.device)
+        return batch
+
+    def loss(
+        self, step: int, batch: dict[str, Tensor], predict: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, and what else `predict` gave for (noisy latents, times, states of the text)."""
+        mask = batch["masks"].float() / 255
+        generator = torch.Generator().manual_seed(self.recipe.seed + step)
+        t = self.noising.sample_t(len(mask), generator, self.recipe.noise_bias)
+        noised = self.noising.add(batch["latents"].float(), batch["noise"], t)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden = self.text(input_ids=batch["ids"]).last_hidden_state
+            prediction, more = predict(noised.x_t, noised.t, hidden)
+        limbs = limb_map(batch["joints"], mask.shape[-1])
+        weight = 1 + (self.recipe.figure_weight - 1) * mask + self.recipe.limbs_weight * limbs
+        return (weight * (prediction.float() - noised.target).square()).mean() / weight.mean(), more
+
+
 def train_unet(
     recipe: Recipe,
     vae: AutoencoderKL,
@@ -143,47 +191,28 @@ def train_unet(
     report: Callable[[str], None],
     preview: Callable[[UNet2DConditionModel, int], None] | None = None,
 ) -> None:
-    """Train `unet` with the denoising loss, weighted towards the figure, on (latents, caption) pairs.
+    """Train `unet` with the denoising loss on (latents, caption) pairs.
 
     An auxiliary head reads the joints off features half way up, at every noise level, and is thrown away afterwards.
     From noise alone the words are all there is to read them from, so they matter early (compare the alignment of
     features in REPA, Yu et al. 2024; the world knows the joints, which is more than a pretrained encoder would).
     """
-    device = vae.device
-    pictures = cache_pictures(recipe, vae, tokenizer, folder / "pictures", workers, report)
-    if device.type == "cuda":  # a GPU has room for all, and would wait for what comes from outside
-        pictures = {name: values.to(device) for name, values in pictures.items()}
-    unsaid = _token_ids(tokenizer, [""]).to(device)
-    guided = _Guided(unet).to(device)
+    pictures = cache_pictures(recipe, vae, tokenizer, folder / PICTURES, workers, report)
+    denoising = Denoising(recipe, pictures, text, tokenizer, recipe.unet.batch_size)
+    guided = _Guided(unet).to(text.device)
     # The backward pass of fused attention takes a third of a step on CPUs, and was not finite in bf16 on an H200.
     unet.set_attn_processor(AttnProcessor())
-    if device.type == "cuda":
+    if text.device.type == "cuda":
         guided.compile()
-    noising = DDPMNoising(build_scheduler().alphas_cumprod.to(device), "v_prediction")
-    text.requires_grad_(False).eval()
 
     def batches(step: int) -> Iterator[dict[str, Tensor]]:
         for number in range(step, recipe.unet.steps):
-            chosen = _visit(recipe, number).to(device)
-            generator = torch.Generator(device).manual_seed(recipe.seed + number)
-            batch = {name: values[chosen] for name, values in pictures.items()}
-            told = torch.rand(len(chosen), 1, generator=generator, device=device) >= recipe.caption_dropout
-            batch["ids"] = torch.where(told, batch["ids"], unsaid)
-            batch["noise"] = torch.randn(batch["latents"].shape, generator=generator, device=device)
-            yield batch
+            yield denoising.batch(number)
 
     def loss(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        mask = batch["masks"].float() / 255
-        t = noising.sample_t(len(mask), torch.Generator().manual_seed(recipe.seed + step), recipe.noise_bias)
-        noised = noising.add(batch["latents"].float(), batch["noise"], t)
-        with torch.autocast(device.type, torch.bfloat16):
-            hidden = text(input_ids=batch["ids"]).last_hidden_state
-            prediction, heat = guided(noised.x_t, noised.t, hidden)
-        limbs = limb_map(batch["joints"], mask.shape[-1])
-        weight = 1 + (recipe.figure_weight - 1) * mask + recipe.limbs_weight * limbs
-        denoising = (weight * (prediction.float() - noised.target).square()).mean() / weight.mean()
+        error, heat = denoising.loss(step, batch, guided)
         seen_joints = heat_loss(heat.float(), batch["joints"])
-        return {"loss": denoising + recipe.joints_weight * seen_joints, "denoising": denoising, "joints": seen_joints}
+        return {"loss": error + recipe.joints_weight * seen_joints, "denoising": error, "joints": seen_joints}
 
     def show(step: int) -> None:
         if preview is not None:
@@ -194,9 +223,9 @@ def train_unet(
     unet.set_default_attn_processor()
 
 
-def _visit(recipe: Recipe, step: int) -> Tensor:
+def _visit(recipe: Recipe, step: int, size: int) -> Tensor:
     """Indices of the pictures of a step: rounds in which every picture comes once, shuffled anew each time."""
-    count, size = recipe.distinct_pictures, recipe.unet.batch_size
+    count = recipe.distinct_pictures
     positions = torch.arange(step * size, (step + 1) * size)
     rounds = positions // count
     chosen = [
