@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from families import CORE, FAMILIES, backbone_of, modules, pixels
-from small import exemplars_in
+from small import exemplars_in, small_space
 from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.base import Backbone
@@ -18,10 +18,8 @@ from twinact.files import tensor_hash
 from twinact.methods import Method, TextualInversion, TwinAct
 from twinact.methods.base import Batch, denoise
 from twinact.sample import generate
-from twinact.space import ActionSpace
 from twinact.train import encode_exemplars, train
 
-PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 STEPS = 6
 
 
@@ -52,7 +50,7 @@ def learned(request: pytest.FixtureRequest, exemplars: Exemplars, tmp_path_facto
     backbone = backbone_of(name)
     method: Method
     if kind == "twinact":
-        method = TwinAct(space_of(backbone), None, learning_rate=0.3, similarity_weight=0.0, prior_weight=0.0)
+        method = TwinAct(small_space(backbone), None, learning_rate=0.3, similarity_weight=0.0, prior_weight=0.0)
     else:
         method = TextualInversion(3, learning_rate=0.03)
     method.attach(backbone)
@@ -61,12 +59,6 @@ def learned(request: pytest.FixtureRequest, exemplars: Exemplars, tmp_path_facto
     config = LearnConfig(name="leap", method=kind, steps=STEPS, batch_size=4, similarity_weight=0.0)
     result = train(method, backbone, exemplars, config, tmp_path_factory.mktemp("runs") / "run")
     return Learned(backbone, method, start, result.action, result.action_path, weights, picture)
-
-
-def space_of(backbone: Backbone) -> ActionSpace:
-    return ActionSpace.build(
-        backbone.token_tables(), PHRASES, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
-    )
 
 
 def weights_hash(backbone: Backbone) -> str:
@@ -118,7 +110,7 @@ def test_the_models_own_words_are_untouched(learned: Learned) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_reaches_every_coefficient_through_every_encoder_and_is_right(name: str, exemplars: Exemplars) -> None:
     backbone = backbone_of(name)
-    space = space_of(backbone)
+    space = small_space(backbone)
     latents, generator = encode_exemplars(backbone, exemplars), torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape, generator=generator)
     batch = Batch(latents, exemplars.captions, latents, noise, backbone.noising.sample_t(len(latents), generator))
