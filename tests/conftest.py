@@ -1,11 +1,13 @@
 """What several test files start from; tests only read it."""
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from small import exemplars_in
+from small import exemplars_in, small_space
 from tiny import tiny_sd
 from twinact.backbones import load
 from twinact.backbones.base import Backbone
@@ -19,8 +21,6 @@ from twinact.space import ActionSpace
 from twinact.workflow import SPACE_FILE, build_space
 from twinact.world.bodies import ACTORS
 from twinact.world.places import PLACES
-
-PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +53,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def space(backbone: Backbone) -> ActionSpace:
-    return ActionSpace.build(
-        backbone.token_tables(), PHRASES, slots=3, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
-    )
+    return small_space(backbone)
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +70,14 @@ def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
     exemplars_in(folder)
     (folder / "0.txt").write_text("a robot <act> in the park")
     return load_exemplars(folder, 32)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks the network fails."""
+
+    def unreachable(*args: Any) -> None:
+        raise AssertionError(f"network asked for {args}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(socket.socket, "connect", unreachable)

@@ -40,6 +40,7 @@ class Family:
 
 FAMILIES = {
     "sd": Family(tiny_sd, StableDiffusion, {}),
+    "sd1-as-published": Family(lambda: tiny_sd(as_published=True), StableDiffusion, {}),
     "sd2": Family(lambda: tiny_sd(2, "tiny"), StableDiffusion, {}),
     "sdxl": Family(tiny_sdxl, StableDiffusionXL, {}),
     "sd3": Family(tiny_sd3, StableDiffusion3, {}),

@@ -5,13 +5,23 @@ from pathlib import Path
 from PIL import Image
 
 from tiny import tiny_sd
+from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.configs import LearnConfig, RunConfig
 from twinact.exemplars import Exemplars, load_exemplars
 from twinact.methods import make_method
+from twinact.space import ActionSpace
 from twinact.train import TrainResult, train
 
+PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 INVERSION = LearnConfig(name="leap", method="textual-inversion", steps=6, batch_size=4, seed=3)
+
+
+def small_space(backbone: Backbone) -> ActionSpace:
+    """The space of a few phrases in a backbone."""
+    return ActionSpace.build(
+        backbone.token_tables(), PHRASES, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
+    )
 
 
 def exemplars_in(folder: Path, count: int = 3) -> Exemplars:
@@ -29,4 +39,7 @@ def learn_small(
 ) -> TrainResult:
     """Learn an action on a tiny Stable Diffusion, from the beginning of everything."""
     backbone = StableDiffusion(tiny_sd(), "tiny@0")
-    return train(make_method(config, backbone), backbone, load_exemplars(exemplars, 32), config, run_dir, run=run)
+    space = small_space(backbone) if config.method == "twinact" else None
+    return train(
+        make_method(config, backbone, space), backbone, load_exemplars(exemplars, 32), config, run_dir, run=run
+    )

@@ -122,7 +122,7 @@ def test_vectors_of_another_model_are_refused(name: str) -> None:
         backbone.encode_text(["<act>"], {"<act>": [torch.zeros(3, w) for w in [*widths, 8]]})
 
 
-@pytest.mark.parametrize("name", [*CORE, "sd3.5-without-t5"])
+@ALL
 def test_gradient_reaches_every_number_of_every_encoder_and_is_right(name: str) -> None:
     family = FAMILIES[name]
     backbone = family.backbone(family.make().to(dtype=torch.float64), name)

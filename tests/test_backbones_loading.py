@@ -2,7 +2,8 @@
 
 import json
 import shutil
-import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_load_recognises_the_family(
-    name: str,
-    folders: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    name: str, folders: dict[str, Path], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unreachable(*args: Any) -> None:
-        raise AssertionError(f"network asked for {args}")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
-    monkeypatch.setattr(socket.socket, "connect", unreachable)
     backbone = load(folders[name], device="cpu")
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
@@ -62,6 +55,13 @@ def test_load_recognises_the_family(
     torch.testing.assert_close(cond.hidden[:2], before.encode_text(PROMPTS[:2]).hidden)
     if cond.pooled is not None and expected.pooled is not None:
         assert torch.equal(cond.pooled, expected.pooled)
+
+
+def test_a_fresh_process_opens_a_model_without_a_word(folders: dict[str, Path]) -> None:
+    """As in this one, where all that the libraries say on import was said before."""
+    code = "import sys, twinact.backbones as b; b.load(sys.argv[1], 'cpu')"
+    opened = subprocess.run([sys.executable, "-c", code, folders["sd"]], capture_output=True, text=True, timeout=280)
+    assert (opened.returncode, opened.stdout, opened.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -247,3 +247,45 @@ def test_damaged_folders_are_one_line_errors(name: str, folders: dict[str, Path]
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "FluxKontextPipeline"}))
     with pytest.raises(ConfigError, match="is of class FluxKontextPipeline, which is not supported: use one of Stable"):
         load(folder)
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["pipeline", "FluxPipeline"]}))
+    with pytest.raises(ConfigError, match=r"is of class \['pipeline', 'FluxPipeline'\], which is not supported"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "refused"),
+    [
+        ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, True),
+        ("model_index.json", {"tokenizer": ["evil", "CLIPTokenizer"]}, True),
+        ("model_index.json", {"_class_name": ["evil", "StableDiffusionPipeline"]}, True),
+        ("model_index.json", {"safety_checker": ["evil", "Checker"]}, False),
+        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.CLIPTextModel"}}, False),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.CLIPTokenizer"] * 2}}, False),
+        ("unet/config.json", {"auto_map": {"AutoModel": "evil.UNet2DConditionModel"}}, False),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, (str, dict)) else "",
+)
+def test_code_in_a_folder_is_never_run(
+    file: str, changes: dict[str, Any], refused: bool, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, canary = Path(shutil.copytree(folders["sd"], tmp_path / "sd")), tmp_path / "ran"
+    classes = [
+        f"from {library} import {name}"
+        for library, name in (
+            ("diffusers", "StableDiffusionPipeline, UNet2DConditionModel"),
+            ("transformers", "CLIPTextModel, CLIPTokenizer"),
+        )
+    ]
+    code = "\n".join([f"open({str(canary)!r}, 'w').close()", *classes])
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for name in ("evil.py", "pipeline.py"):
+            (place / name).write_text(code)
+    changed = folder / file
+    changed.write_text(json.dumps({**json.loads(changed.read_text()), **changes}))
+    if refused:
+        with pytest.raises((CheckpointError, ConfigError)) as caught:
+            load(folder, "cpu")
+        assert "\n" not in str(caught.value)
+    else:
+        load(folder, "cpu")
+    assert not canary.exists()

@@ -1,54 +1,24 @@
-"""The command line on a tiny Stable Diffusion, from space to pictures, and what happens with unusable input."""
+"""The command line on a tiny Stable Diffusion, from space to pictures and other tools, and with unusable input."""
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
+from commands import content, done, invoke, refused
 from twinact import workflow
 from twinact.action import Action
 from twinact.backbones import load, model_id
-from twinact.bench.judges import Judges
-from twinact.cli import app
 from twinact.configs import LearnConfig
 from twinact.space import ActionSpace
 from twinact.train import StepRecord
 
 PHRASES = "# Body\njumping\njumping in the park\na red dress\nin the city\non the moon\nwith a cat\na dog in the park\n"
 PROMPT = "a robot <act> on the moon"
-
-
-def invoke(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
-
-
-def done(*arguments: str | Path) -> Result:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.stderr + repr(result.exception)
-    return result
-
-
-def refused(*arguments: str | Path, code: int = 1) -> str:
-    """The one line that says why."""
-    result = invoke(*arguments)
-    assert result.exit_code == code, result.stderr + repr(result.exception)
-    assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not line.startswith(("opening model", "for this CPU"))]
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def content(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -381,123 +351,3 @@ def test_export_is_for_the_weights_that_the_action_was_made_for(learned: Path, m
     )
     assert not Path("exports").exists()
     done("export", learned, "--model", "copy")
-
-
-def test_debug_shows_the_traceback() -> None:
-    result = invoke("learn", "nowhere", env={"TWINACT_DEBUG": "1"})
-    assert type(result.exception).__name__ == "DataError"
-
-
-def test_stopping_is_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(path: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Action, "load", stop)
-    result = invoke("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
-    assert result.exit_code == 130
-    assert result.stderr == "stopped\n"
-
-
-@pytest.mark.parametrize(
-    ("command", "goes_on"),
-    [
-        (("learn", "{exemplars}"), True),
-        (("demo",), True),
-        (("bench", "custom", "--out", "new"), True),
-        (("nano", "train", "--out", "new"), True),
-        (("nano", "evaluate"), False),
-        (("world", "exemplars", "--out", "new"), False),
-    ],
-    ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
-)
-def test_only_what_goes_on_is_said_to(
-    command: tuple[str, ...], goes_on: bool, exemplars: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*paths: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    for place in ("suited.suited_here", "suited.begun_with", "begun.Marker.read", "world.splits.write_exemplars"):
-        monkeypatch.setattr(f"twinact.{place}", stop)
-    result = invoke(*(part.format(exemplars=exemplars) for part in command))
-    assert result.exit_code == 130
-    assert result.stderr.endswith("stopped; run the same command again to go on\n" if goes_on else "stopped\n")
-
-
-@pytest.mark.parametrize(
-    ("code", "remedy"), [(errno.ENOSPC, "; free some space"), (errno.EROFS, "; choose another folder"), (errno.EIO, "")]
-)
-def test_disk_errors_are_one_line(learned: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str) -> None:
-    def failing(path: object) -> None:
-        raise OSError(code, os.strerror(code), "somewhere")
-
-    monkeypatch.setattr(Action, "load", failing)
-    message = refused("adjust", learned, "--component", "0:0", "--amount", "1", "--out", "new")
-    assert message == f"error: {os.strerror(code)}: 'somewhere'{remedy}"
-
-
-def test_world_exemplars(tmp_path: Path) -> None:
-    folders = done("world", "exemplars", "--out", "custom", "--size", "32").stdout.splitlines()
-    assert len(folders) == 24
-    assert all(len(list(Path(folder).glob("*.png"))) == 5 for folder in folders)
-    assert "is not empty" in refused("world", "exemplars", "--out", "custom")
-
-
-def test_gallery_replaces_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "gallery").mkdir()
-    (tmp_path / "gallery/mine.jpg").write_bytes(b"mine")
-    (tmp_path / "notes.md").write_text("mine")
-    before = content(tmp_path)
-    assert "holds something else" in refused("world", "gallery", "--out", "gallery")
-    assert "was not made by the gallery" in refused("world", "gallery", "--out", "notes")
-    assert content(tmp_path) == before
-
-
-@pytest.mark.slow
-def test_gallery_is_drawn_anew_to_the_same_bytes(tmp_path: Path) -> None:
-    assert done("world", "gallery", "--out", "docs/gallery").stdout == "docs/gallery.md\n"
-    before = content(tmp_path)
-    page = (tmp_path / "docs/gallery.md").read_text()
-    sheets = list((tmp_path / "docs/gallery").iterdir())
-    assert len(sheets) == 8
-    assert all(f"(gallery/{sheet.name})" in page for sheet in sheets)
-    done("world", "gallery", "--out", "docs/gallery")
-    assert content(tmp_path) == before
-
-
-def test_nano_training_refuses_other_folders_and_parts(tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/thesis.txt").write_text("words")
-    assert "is not empty" in refused("nano", "train", "--out", "full")
-    assert "'brain'" in refused("nano", "train", "--out", "new", "--parts", "brain", code=2)
-    assert not (tmp_path / "new").exists()
-
-
-def test_nano_evaluation_tells_what_cannot_be_before_anything_is_drawn(toy_nano: Path, tmp_path: Path) -> None:
-    (tmp_path / "there.png").write_bytes(b"mine")
-    evaluate = ("nano", "evaluate", "--model", toy_nano)
-    assert "'sheet.jpg' must be a PNG" in refused(*evaluate, "--sheet", "sheet.jpg", code=2)
-    assert "folder 'gone' of the sheet does not exist" in refused(*evaluate, "--sheet", "gone/sheet.png")
-    assert "'there.png' already exists" in refused(*evaluate, "--sheet", "there.png")
-    assert "between is 1000000" in refused(*evaluate, "--between", "1000000", "--sheet", "new.png", code=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
-
-
-def test_nano_evaluation_takes_the_judges_of_the_folder_or_else_the_shipped_ones(toy_nano: Path) -> None:
-    shutil.copytree(toy_nano, "toy", ignore=shutil.ignore_patterns("judges"))
-    too_many = ("nano", "evaluate", "--model", "toy", "--between", "1000000")
-    assert "between is 1000000" in refused(*too_many, code=2)
-    Judges().save(Path("toy/judges"))
-    config = Path("toy/judges/config.json")
-    config.write_text(json.dumps({**json.loads(config.read_text()), "world_version": 0}))
-    assert "toy/judges: the judges belong to another world" in refused(*too_many)
-
-
-@pytest.mark.slow
-def test_nano_evaluation_writes_figures_and_a_sheet(toy_nano: Path) -> None:
-    few = ("--prompts", "3", "--steps", "1", "--between", "1")
-    facts = json.loads(done("nano", "evaluate", "--model", toy_nano, *few, "--sheet", "a.png", "--json").stdout)
-    assert facts["model"].startswith("nano@") and facts["seconds to load"] > 0
-    assert facts["nano"]["prompts"] == 3 and facts["between phrases"]["monotone"]["count"] == 1
-    assert facts["vae"]["count"] == 100 and facts["judges"]["poses of the captions"]["actor"]["count"] == 500
-    with Image.open("a.png") as sheet:
-        assert sheet.format == "PNG" and sheet.size == (4 * 2 * 32 * 2, 32 * 2)

@@ -16,6 +16,7 @@ from twinact.errors import DataError, TwinactError
 from twinact.processes import Processes, this_process
 
 ODD = replace(INVERSION, batch_size=5)
+WITH_LORA = replace(INVERSION, method="twinact", similarity_weight=0.0, lora_rank=2)
 
 
 def learn_and_note(exemplars: Path, run: Path, config: LearnConfig, how: RunConfig) -> None:
@@ -60,7 +61,7 @@ def test_processes_agree(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("config", [INVERSION, ODD], ids=["even", "odd"])
+@pytest.mark.parametrize("config", [INVERSION, ODD, WITH_LORA], ids=["even", "odd", "TwinAct and LoRA"])
 def test_two_processes_give_what_one_gives(config: LearnConfig, tmp_path: Path) -> None:
     """The bits of one process that accumulates twice; up to rounding what one process gives with the whole batch."""
     exemplars_in(tmp_path / "exemplars")
@@ -74,6 +75,7 @@ def test_two_processes_give_what_one_gives(config: LearnConfig, tmp_path: Path) 
     whole = learn_small(tmp_path / "exemplars", tmp_path / "whole", config).action
     two = Action.load(tmp_path / "two" / "leap.action.safetensors")
     torch.testing.assert_close(two.vectors[0], whole.vectors[0], rtol=1e-4, atol=1e-6)
+    assert two.lora.keys() == whole.lora.keys() and bool(two.lora) is (config.lora_rank > 0)
 
 
 @pytest.mark.slow

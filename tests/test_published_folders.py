@@ -31,6 +31,28 @@ def test_tokenizers_of_vocabulary_and_merges(name: str, tmp_path: Path) -> None:
     assert torch.equal(published.encode_text(PROMPTS).hidden, today.encode_text(PROMPTS).hidden)
 
 
+@pytest.mark.parametrize(("name", "part"), [("sd3", "tokenizer_3"), ("flux", "tokenizer_2")])
+def test_t5_tokenizers_beside_a_sentencepiece_model(name: str, part: str, tmp_path: Path) -> None:
+    """Which nothing here could read: what they are is in tokenizer.json too."""
+    FAMILIES[name].make().save_pretrained(tmp_path)
+    today, folder = load(tmp_path, "cpu"), tmp_path / part
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    added = {str(index): {"content": text, **flags, "special": True} for index, text in enumerate(special.values())}
+    config = {
+        "added_tokens_decoder": added, "additional_special_tokens": [], "clean_up_tokenization_spaces": True,
+        "extra_ids": 0, "legacy": True, "model_max_length": 512, "sp_model_kwargs": {},
+        "tokenizer_class": "T5Tokenizer", **special,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    marked = {key: {"content": text, **flags} for key, text in special.items()}
+    (folder / "special_tokens_map.json").write_text(json.dumps(marked), encoding="utf-8")
+    (folder / "spiece.model").write_bytes(b"a protocol buffer")
+    published = load(tmp_path, "cpu")
+    assert published.tokenizer_hash == today.tokenizer_hash
+    assert torch.equal(published.encode_text(PROMPTS).hidden, today.encode_text(PROMPTS).hidden)
+
+
 def test_index_with_a_safety_checker(tmp_path: Path) -> None:
     FAMILIES["sd"].make().save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"

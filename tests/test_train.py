@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from small import exemplars_in
 from tiny import tiny_sd
-from twinact.action import Action
+from twinact.action import FORMAT_VERSION, Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.configs import LearnConfig, RunConfig
@@ -91,8 +92,17 @@ def test_run_folder_is_complete_and_the_backbone_untouched(
     assert not list(tmp_path.rglob("*.tmp"))
     action = Action.load(tmp_path / "leap.action.safetensors")
     assert result.action_path == tmp_path / "leap.action.safetensors"
-    assert [v.shape for v in action.vectors] == [(3, 32)] and action.model_id == backbone.model_id
-    assert action.meta["config"] == config.to_dict() and action.meta["exemplars"] == list(exemplars.hashes)
+    assert [v.shape for v in action.vectors] == [(3, 32)]
+    _, header = read_safetensors(result.action_path, "action")
+    assert header.keys() == {"kind", "version", "name", "model_id", "space_hash", "meta"}
+    assert (header["version"], header["name"], header["model_id"]) == (FORMAT_VERSION, "leap", backbone.model_id)
+    assert header["space_hash"] == (space.hash if config.method == "twinact" else "")
+    versions = {name: version(name) for name in ("twinact", "torch", "diffusers", "transformers")}
+    assert header["meta"] == {
+        "config": config.to_dict(), "precision": "fp32", "seed": config.seed, "versions": versions,
+        "exemplars": list(exemplars.hashes), "captions": list(exemplars.captions),
+    }  # fmt: skip
+    assert json.loads((tmp_path / "config.json").read_text())["versions"] == versions
     start = make_method(config, backbone, space, encoder)
     start.attach(backbone)
     assert not torch.equal(action.vectors[0], start.action("leap", {}).vectors[0])

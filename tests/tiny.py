@@ -14,6 +14,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -53,18 +54,22 @@ def tiny_t5_tokenizer(words: Sequence[str] = WORDS) -> T5Tokenizer:
 
 
 def tiny_sd(
-    version: Literal[1, 2] = 1, vae: Literal["kl", "tiny"] = "kl", words: Sequence[str] = WORDS
+    version: Literal[1, 2] = 1,
+    vae: Literal["kl", "tiny"] = "kl",
+    words: Sequence[str] = WORDS,
+    *,
+    as_published: bool = False,
 ) -> StableDiffusionPipeline:
     """A Stable Diffusion of 32 x 32 pictures and (4, 8, 8) latents; its text is 32 wide and 24 tokens long.
 
     Version 2 differs as the published 2.1 does: v prediction, padding by "!", GELU, projections that are linear, and
-    heads that are counted by block.
+    heads that are counted by block. With `as_published`, scheduler and end token are those of the published version 1.
     """
     tokenizer = tiny_tokenizer(words)
     if version == 2:
         tokenizer.pad_token = "!"
     with _same_weights():
-        config = _clip_config(tokenizer, 32, eos_token_id=tokenizer.eos_token_id)
+        config = _clip_config(tokenizer, 32, eos_token_id=2 if as_published else tokenizer.eos_token_id)
         config.hidden_act = "quick_gelu" if version == 1 else "gelu"
         text_encoder = CLIPTextModel(config)
         unet = UNet2DConditionModel(
@@ -81,18 +86,16 @@ def tiny_sd(
             norm_num_groups=8,
         )
         autoencoder = _autoencoder_kl() if vae == "kl" else _autoencoder_tiny()
+    prediction_type = "epsilon" if version == 1 else "v_prediction"
+    usual = {"set_alpha_to_one": False, "steps_offset": 1, "prediction_type": prediction_type, **_BETAS}
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler(
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type="epsilon" if version == 1 else "v_prediction",
-            **_BETAS,
-        ),
+        scheduler=PNDMScheduler(skip_prk_steps=True, **usual)
+        if as_published
+        else DDIMScheduler(clip_sample=False, **usual),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

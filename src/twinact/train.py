@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from twinact import __version__
 from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
@@ -136,7 +137,7 @@ def train(
             f"batch_size {config.batch_size} is less than the {parts} parts that {group.count} processes × accumulate "
             f"{run.accumulate} make; give a batch_size of {parts} or more"
         )
-    versions = {package: version(package) for package in ("torch", "diffusers", "transformers")}
+    versions = {"twinact": __version__, **{name: version(name) for name in ("torch", "diffusers", "transformers")}}
     with ExitStack() as open_until_done:
         open_until_done.callback(method.detach, backbone)
         # Before the folder is begun with captions that must be changed.

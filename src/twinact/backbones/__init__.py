@@ -170,7 +170,7 @@ def _pipeline_class(folder: Path) -> str:
     except ValueError as error:
         raise CheckpointError(f"{str(index)!r} is not JSON ({error}): copy the model again") from error
     found = config.get("_class_name") if isinstance(config, dict) else None
-    if found not in _FAMILIES:
+    if not isinstance(found, str) or found not in _FAMILIES:  # with code of its own, a folder gives a list
         raise ConfigError(
             f"model {str(folder)!r} is of class {found}, which is not supported: use one of {', '.join(_FAMILIES)}"
         )
