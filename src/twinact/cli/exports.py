@@ -27,7 +27,6 @@ def export(
     from twinact.backbones.weights import same_model
     from twinact.errors import CheckpointError
     from twinact.export import Base, embedding_files, export_embedding, export_lora, lora_files, trigger
-    from twinact.export.base import SD, SDXL
 
     action = Action.load(action_file)
     here = model_id(model)
@@ -48,8 +47,6 @@ def export(
         for path in export_lora(action, base, out):
             typer.echo(path)
         say(f"with its LoRA: <lora:{word}:1> {word} (A1111, Forge; the file in bundle/ brings the word)")
-        if base.family not in (SD, SDXL):
-            say("note: layers are named as OneTrainer does; tools that read kohya's own names alone cannot use them")
 
 
 def import_(
