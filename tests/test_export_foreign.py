@@ -26,6 +26,7 @@ Parts = dict[str, str]
 Spelling = Callable[[str, str, Tensor, Tensor], dict[str, Tensor]]
 
 _ATTENTION, _TEXT = r"attn\d?\.(to|add)_\w+", r"self_attn\.\w+_proj|mlp\.fc"
+_SD3_TEXT = rf"{_TEXT}|text_projection"  # as OneTrainer
 _KOHYA = {"unet": "unet", "transformer": "transformer", "text_encoder": "te1", "text_encoder_2": "te2"}
 
 
@@ -43,7 +44,7 @@ def _layers(name: str, parts: Parts) -> Iterator[tuple[str, str, Tensor, Tensor]
 
 def kohya(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
     """kohya's scripts and OneTrainer, with the names that diffusers gives to layers."""
-    if part.startswith("text_encoder"):
+    if part.startswith("text_encoder") and layer != "text_projection":
         layer = "text_model." + layer.removeprefix("text_model.")
     flat = f"lora_{_KOHYA[part]}_{layer.replace('.', '_')}"
     return {
@@ -91,6 +92,7 @@ def legacy_text(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Te
         ("sdxl", older, {"unet": _ATTENTION}, True),
         ("flux", kohya, {"transformer": _ATTENTION, "text_encoder": _TEXT}, True),
         ("sd3", kohya, {"transformer": _ATTENTION}, False),  # the stock loader does not know the names
+        ("sd3", kohya, {"transformer": _ATTENTION, "text_encoder": _SD3_TEXT, "text_encoder_2": _SD3_TEXT}, False),
         # The stock loader refuses or overlooks these alphas.
         ("sdxl", peft_alpha, {"unet": _ATTENTION}, False),
         ("sdxl", older_alpha, {"unet": _ATTENTION}, False),

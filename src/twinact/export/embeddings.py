@@ -59,7 +59,14 @@ LAYOUTS: dict[str, Layout] = {
         1,
         ("stable-diffusion-v1", "stable-diffusion-v2"),
     ),
-    SDXL: Layout(("clip_l", "clip_g"), _STABILITY, {}, {}, 2, ("stable-diffusion-xl",)),
+    SDXL: Layout(
+        ("clip_l", "clip_g"),
+        _STABILITY,
+        {},
+        {"clip_l": ("text_encoders_0",), "clip_g": ("text_encoders_1",)},  # older pivotal tuning of diffusers
+        2,
+        ("stable-diffusion-xl",),
+    ),
     SD3: Layout(
         ("clip_l", "clip_g", "t5xxl"),
         _STABILITY,
