@@ -17,6 +17,7 @@ from families import BASES, CORE, FAMILIES, PIPELINES, backbone_of, documented, 
 from twinact import lora
 from twinact.action import Action
 from twinact.backbones.base import Backbone
+from twinact.configs import LearnConfig
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export import export_embedding, export_lora, import_action, import_lora, lora_files
 from twinact.files import tensor_hash
@@ -177,6 +178,33 @@ def test_headers_say_what_readers_look_for(tmp_path: Path) -> None:
         "bundle_emb.twa-leap.clip_g",
     }
     assert "bundle_emb.twa-leap.string_to_param.*" in load_file(export("sd", tmp_path)[2])
+
+
+def test_headers_have_these_keys_and_nothing_of_the_photographs(tmp_path: Path) -> None:
+    """Other tools write captions, folders and file names there, which people then publish."""
+    config = LearnConfig(name="leap", seed=7, steps=40).to_dict()
+    private = ["/home/anna/photos", "IMG_1234.jpg", "a photo of anna <act> in her kitchen", "anna_model_folder/unet"]
+    meta = {"config": config, "folder": private[0], "exemplars": {private[1]: "0" * 64}, "captions": private[2:]}
+    plain = action_of("sd")
+    action = Action(plain.name, plain.vectors, plain.model_id, lora=plain.lora, meta=meta)
+    modelspec = (
+        "sai_model_spec architecture implementation title description date trigger_phrase usage_hint tags hash_sha256"
+    )
+    own = "format_version library_version action base n_vectors config_sha256 seed steps"
+    expected = {*(f"modelspec.{key}" for key in modelspec.split()), *(f"twinact.{key}" for key in own.split())}
+    kohya = "base_model_version network_module network_dim network_alpha output_name v2"
+    for path in [*export_lora(action, BASES["sd"], tmp_path), *export_embedding(action, BASES["sd"], tmp_path)]:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+        if path.parent == tmp_path or path.name == "learned_embeds.safetensors":
+            more = {"modelspec.is_negative_embedding"}
+        elif path.parent.name == action.name:
+            more = {"format", "lora_adapter_metadata"}
+        else:
+            more = {f"ss_{key}" for key in kohya.split()}
+        assert header.keys() == expected | more
+        data = path.read_bytes()
+        assert not any(word.encode() in data for word in (*private, "anna", str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from twinact.action import Action
 from twinact.errors import ConfigError
 from twinact.export import kohya
 from twinact.export.base import FLUX, SD, SD3, SDXL, Base
-from twinact.export.embeddings import layout_of, words_of
+from twinact.export.embeddings import NEWER, layout_of, words_of
 from twinact.export.modelspec import about, pack, trigger
 from twinact.files import atomic_write_bytes
 from twinact.lora import DOWN, UP
@@ -44,8 +44,7 @@ def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
 
     ``<trigger>/pytorch_lora_weights.safetensors`` is for `load_lora_weights` of diffusers.
     ``lora/<trigger>.safetensors`` has the layout of kohya's scripts, for the LoRA folder of A1111, Forge and ComfyUI;
-    use it with the embedding. ``bundle/<trigger>.safetensors`` is the same with the embedding inside, for A1111 and
-    Forge.
+    use it with the embedding. ``bundle/<trigger>.safetensors`` is the same with the embedding inside, for A1111.
 
     Layers of Stable Diffusion 1 and 2 are named as in diffusers, those of XL, SD3 and FLUX.1 as in the original code,
     as kohya's scripts do; what is one layer there is one LoRA, see `twinact.export.kohya`.
@@ -71,7 +70,8 @@ def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
     stock = about(action, kind, "diffusers", f"diffusers: load_lora_weights(file), and the embedding of {word}")
     stock |= {"format": "pt", "lora_adapter_metadata": json.dumps(_peft_config(names, rank, part), sort_keys=True)}
     implementation = layout.implementation if base.family in (SDXL, FLUX) else "diffusers"  # as kohya's scripts say
-    original = about(action, kind, implementation, f"A1111, Forge: <lora:{word}:1> {word}; ComfyUI: embedding:{word}")
+    usage = f"{'' if base.family in NEWER else f'A1111, Forge: <lora:{word}:1> {word}; '}ComfyUI: embedding:{word}"
+    original = about(action, kind, implementation, usage)
     original |= _kohya_header(word, rank, base)
     tensors = kohya.fused(weights, base.family) if part == "transformer" else _of_unet(names, weights, rank, base)
     words = words_of(action, base.family)
