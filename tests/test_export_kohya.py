@@ -160,5 +160,16 @@ def test_what_cannot_be_represented_is_one_line(tmp_path: Path) -> None:
     save_file(half, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"attn_qkv.alpha is no layer of the model|lacks its other half"):
         read("sd3", tmp_path / "x.safetensors")
+    ends = {DOWN: "lora_down.weight", UP: "lora_up.weight"}
+    twice = {
+        f"lora_transformer_transformer_blocks_0_attn_to_q.{ends[end]}": weight
+        for key, weight in action_of("sd3").lora.items()
+        for end in ends
+        if key.endswith(f".0.attn.to_q{end}")
+    }
+    assert len(twice) == 2
+    save_file(tensors | twice, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"is transformer.*attn.to_q, which has another name here, too"):
+        read("sd3", tmp_path / "x.safetensors")
     with pytest.raises(ConfigError, match=r"adapts .transformer.norm., which cannot be written in kohya's layout"):
         fused({f"transformer.norm{end}": torch.ones(1, 1) for end in (DOWN, UP)}, PIPELINES["flux"])

@@ -134,7 +134,7 @@ def read(tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]
     """A LoRA under the names of kohya, ComfyUI or OneTrainer as `twinact.lora` has it; alphas are multiplied in before.
 
     Raises:
-        ValueError: A key names no layer of the model.
+        ValueError: A key names no layer of the model, or one that has been named before.
         CheckpointError: A layer of the original code has another size than those of the model have together.
     """
     names = _names(backbone)
@@ -154,6 +154,8 @@ def read(tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]
         if layers is None or len(pair) < 2:
             raise ValueError(f"{name} is no layer of the model" if layers is None else f"{name} lacks its other half")
         for layer, down, up in _apart(name, layers, pair[DOWN], pair[UP]):
+            if layer + DOWN in state:
+                raise ValueError(f"{name} is {layer}, which has another name here, too")
             state[layer + DOWN], state[layer + UP] = _as_swapped(layer, down, up) if part == _ORIGINAL else (down, up)
     return state
 
@@ -186,11 +188,12 @@ def _joined(layers: Sequence[str], parts: Mapping[int, tuple[Tensor, Tensor]]) -
     """One LoRA of the layers together; one that is missing has as many rows as columns, the MLP four times as many."""
     if len(layers) == 1:
         return parts[0]
-    rank, columns = next(iter(parts.values()))[0].shape
+    given = next(iter(parts.values()))[0]
+    rank, columns = given.shape
     downs, ups = [], []
     for place, layer in enumerate(layers):
         rows = columns * (_MLP_RATIO if layer.endswith("proj_mlp") else 1)
-        down, up = parts.get(place) or (torch.zeros(rank, columns), torch.zeros(rows, rank))
+        down, up = parts.get(place) or (given.new_zeros(rank, columns), given.new_zeros(rows, rank))
         downs.append(down)
         ups.append(up)
     return torch.cat(downs), torch.block_diag(*ups)
