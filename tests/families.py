@@ -1,8 +1,10 @@
 """Every family of backbones with its tiny pipeline, and what the stock pipeline makes of texts."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,8 @@ BASES = {
     "sd3": Base("StableDiffusion3Pipeline", "stable-diffusion-v3-medium"),
     "flux": Base("FluxPipeline", "flux-1-dev"),
 }
+# Where docs/other_tools.md says how diffusers loads embeddings.
+HEADINGS = {"sd": "Stable Diffusion 1 and 2", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "flux": "FLUX.1"}
 PIPELINES = {name: base.family for name, base in BASES.items()}
 
 
@@ -112,17 +116,24 @@ def times(backbone: Backbone, *shares: float) -> Tensor:
     return (torch.tensor(shares) * 999).to(t.dtype)
 
 
+def documented(name: str) -> str:
+    """The lines that docs/other_tools.md gives for embeddings of a family in diffusers."""
+    page = Path(__file__).parents[1].joinpath("docs", "other_tools.md").read_text(encoding="utf-8")
+    lines = page.partition(f"### {HEADINGS[name]}\n")[2].partition("\n##")[0]
+    return "".join(re.findall(r"```python\n(.*?)```", lines, flags=re.DOTALL))
+
+
 def pixels(images: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image, dtype=np.int16) for image in images])
 
 
-def drawn_by_stock(name: str, prepare: Callable[..., None], prompt: str = "a robot in the park") -> np.ndarray:
-    """A picture by the stock pipeline after something was loaded into it."""
+def drawn_by_stock(name: str, prepare: Callable[..., Any], prompt: str = "a robot in the park") -> np.ndarray:
+    """A picture by the stock pipeline after something was loaded into it; `prepare` may give another and a prompt."""
     backbone, stock = backbone_of(name), FAMILIES[name].make()
-    stock.set_progress_bar_config(disable=True)
     for module in modules(stock).values():
         module.eval()  # as `from_pretrained` leaves them
-    prepare(stock)
+    stock, prompt = prepare(stock) or (stock, prompt)
+    stock.set_progress_bar_config(disable=True)
     assert stock.get_list_adapters()
     return pixels(
         stock(

@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from families import backbone_of
+from tiny import tiny_flux
 from twinact import lora
 from twinact.action import Action
+from twinact.backbones import model_id
 from twinact.cli import app
 
 
@@ -124,3 +126,15 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
     assert draw(learned, model, "a robot <act>")[0] == draw(
         Path("back.action.safetensors"), model, "a robot <act>"
     )[0]  # fmt: skip
+
+
+def test_export_says_which_tools_have_no_words_for_t5(tmp_path: Path) -> None:
+    tiny_flux().save_pretrained(tmp_path / "flux")
+    vectors = [table.weight[:2] for table in backbone_of("flux").token_tables()]
+    action = Action("leap", vectors, model_id(tmp_path / "flux"), lora=lora.fresh(backbone_of("flux"), 2, 0))
+    file = action.save(tmp_path / "leap.action.safetensors")
+    result = CliRunner().invoke(app, ["export", str(file), "--model", str(tmp_path / "flux"), "--out", "exports"])
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 4
+    assert "type: twa-leap (diffusers), embedding:twa-leap (ComfyUI)" in result.stderr
+    assert "A1111" not in result.stderr and "Forge" not in result.stderr

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from families import PIPELINES, backbone_of, drawn_by_stock, drawn_by_us, modules
 from tiny import tiny_flux
+from twinact.backbones.base import Backbone
 from twinact.backbones.flux import Flux
+from twinact.errors import CheckpointError
 from twinact.export import import_action, import_lora
 from twinact.lora import DOWN, UP
 
@@ -24,6 +26,7 @@ Parts = dict[str, str]
 Spelling = Callable[[str, str, Tensor, Tensor], dict[str, Tensor]]
 
 _ATTENTION, _TEXT = r"attn\d?\.(to|add)_\w+", r"self_attn\.\w+_proj|mlp\.fc"
+_SD3_TEXT = rf"{_TEXT}|text_projection"  # as OneTrainer
 _KOHYA = {"unet": "unet", "transformer": "transformer", "text_encoder": "te1", "text_encoder_2": "te2"}
 
 
@@ -41,7 +44,7 @@ def _layers(name: str, parts: Parts) -> Iterator[tuple[str, str, Tensor, Tensor]
 
 def kohya(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
     """kohya's scripts and OneTrainer, with the names that diffusers gives to layers."""
-    if part.startswith("text_encoder"):
+    if part.startswith("text_encoder") and layer != "text_projection":
         layer = "text_model." + layer.removeprefix("text_model.")
     flat = f"lora_{_KOHYA[part]}_{layer.replace('.', '_')}"
     return {
@@ -89,6 +92,7 @@ def legacy_text(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Te
         ("sdxl", older, {"unet": _ATTENTION}, True),
         ("flux", kohya, {"transformer": _ATTENTION, "text_encoder": _TEXT}, True),
         ("sd3", kohya, {"transformer": _ATTENTION}, False),  # the stock loader does not know the names
+        ("sd3", kohya, {"transformer": _ATTENTION, "text_encoder": _SD3_TEXT, "text_encoder_2": _SD3_TEXT}, False),
         # The stock loader refuses or overlooks these alphas.
         ("sdxl", peft_alpha, {"unet": _ATTENTION}, False),
         ("sdxl", older_alpha, {"unet": _ATTENTION}, False),
@@ -130,23 +134,32 @@ def test_alpha_in_the_header_of_diffusers(tmp_path: Path) -> None:
     _check("sdxl", tensors, expected, True, tmp_path, lora_adapter_metadata=json.dumps(config))
 
 
-def test_fused_layers_of_kohya_for_flux(tmp_path: Path) -> None:
+def wide_flux() -> Backbone:
     """The stock converter knows the real width only; the weights of the transformer are not looked at."""
-    width, pipeline = 3072, tiny_flux()
+    pipeline = tiny_flux()
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(
             in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=128, num_attention_heads=24,
             joint_attention_dim=64, pooled_projection_dim=32, guidance_embeds=True,
         )  # fmt: skip
     pipeline.register_modules(transformer=transformer.to_empty(device="cpu"))
+    return Flux(pipeline, "flux@real")
+
+
+def fused_of_flux(width: int = 3072) -> dict[str, Tensor]:
     generator, tensors = torch.Generator().manual_seed(0), {}
     for layer, columns, rows in (("double_blocks_0_img_attn_qkv", 1, 3), ("single_blocks_0_linear1", 1, 7)):
         flat = f"lora_unet_{layer}"
         tensors[f"{flat}.lora_down.weight"] = torch.randn(RANK, columns * width, generator=generator)
         tensors[f"{flat}.lora_up.weight"] = torch.randn(rows * width, RANK, generator=generator)
         tensors[f"{flat}.alpha"] = torch.tensor(ALPHA)
+    return tensors
+
+
+def test_fused_layers_of_kohya_for_flux(tmp_path: Path) -> None:
+    width, tensors = 3072, fused_of_flux()
     save_file(tensors, tmp_path / "x.safetensors")
-    found = import_lora(tmp_path / "x.safetensors", Flux(pipeline, "flux@real"))
+    found = import_lora(tmp_path / "x.safetensors", wide_flux())
     for fused, block in (
         ("double_blocks_0_img_attn_qkv", "transformer_blocks.0.attn"),
         ("single_blocks_0_linear1", "single_transformer_blocks.0.attn"),
@@ -157,3 +170,42 @@ def test_fused_layers_of_kohya_for_flux(tmp_path: Path) -> None:
             rows = slice(index * width, index * width + 64)  # a few suffice
             expected = ALPHA / RANK * up[rows] @ down
             torch.testing.assert_close(found[key + UP][:64] @ found[key + DOWN], expected, rtol=1e-4, atol=1e-4)
+
+
+def t5_layers(prefix: str, width: int) -> dict[str, Tensor]:
+    """One layer of T5 as kohya's scripts (te3), OneTrainer (te2 on FLUX) and ComfyUI's trainer name it."""
+    layer = f"{prefix}encoder.block.1.layer.0.SelfAttention.q"
+    layer = layer if prefix.endswith(".") else layer.replace(".", "_")
+    halves = {"lora_down": torch.ones(RANK, width), "lora_up": torch.ones(width, RANK)}
+    return {f"{layer}.{half}.weight": weight for half, weight in halves.items()}
+
+
+@pytest.mark.parametrize("prefix", ["lora_te3_", "lora_te2_", "text_encoders.t5xxl.transformer."])
+@pytest.mark.parametrize("name", ["flux", "sd3"])
+def test_layers_of_t5_are_not_dropped_in_silence(name: str, prefix: str, tmp_path: Path) -> None:
+    """The loader of FLUX.1 leaves them out with a warning, which nobody sees."""
+    block = "double_blocks_0_img_attn" if name == "flux" else "joint_blocks_0_x_block_attn"
+    spelled = {
+        f"lora_unet_{block}_{layer}.lora_{half}.weight": torch.ones(shape)
+        for layer, rows in (("qkv", 96), ("proj", 32))
+        for half, shape in (("down", (RANK, 32)), ("up", (rows, RANK)))
+    }
+    save_file(spelled, tmp_path / "x.safetensors")
+    assert len(import_lora(tmp_path / "x.safetensors", backbone_of(name))) == 2 * 4
+    save_file(spelled | t5_layers(prefix, 64), tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=rf"LoRA of T5.*{prefix}.*1 layer\).*train without T5") as caught:
+        import_lora(tmp_path / "x.safetensors", backbone_of(name))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_layer_of_a_file_is_counted(tmp_path: Path) -> None:
+    """The stock converter leaves out a projection of CLIP, which fused layers that become three once hid."""
+    tensors = {
+        f"lora_unet_double_blocks_0_{stream}_attn_qkv.lora_{half}.weight": torch.ones(shape)
+        for stream in ("img", "txt")
+        for half, shape in (("down", (RANK, 32)), ("up", (96, RANK)))
+    }
+    tensors |= {f"lora_te1_text_projection.lora_{half}.weight": torch.ones(RANK, RANK) for half in ("down", "up")}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="text_projection is no layer of the model"):
+        import_lora(tmp_path / "x.safetensors", backbone_of("flux"))

@@ -27,7 +27,7 @@ def export(
     from twinact.backbones.weights import same_model
     from twinact.errors import CheckpointError
     from twinact.export import Base, embedding_files, export_embedding, export_lora, lora_files, trigger
-    from twinact.export.base import SD, SDXL
+    from twinact.export.embeddings import NEWER
 
     action = Action.load(action_file)
     here = model_id(model)
@@ -43,13 +43,16 @@ def export(
         new_file(path)
     for path in export_embedding(action, base, out):
         typer.echo(path)
-    say(f"type: {word} (A1111, Forge, diffusers), embedding:{word} (ComfyUI), <{word}> (InvokeAI)")
+    newer = base.family in NEWER
+    if newer:
+        say(f"type: {word} (diffusers), embedding:{word} (ComfyUI); other tools read no words of T5")
+    else:
+        say(f"type: {word} (A1111, Forge, diffusers), embedding:{word} (ComfyUI), <{word}> (InvokeAI)")
     if action.lora:
         for path in export_lora(action, base, out):
             typer.echo(path)
-        say(f"with its LoRA: <lora:{word}:1> {word} (A1111, Forge; the file in bundle/ brings the word)")
-        if base.family not in (SD, SDXL):
-            say("note: layers are named as OneTrainer does; tools that read kohya's own names alone cannot use them")
+        if not newer:
+            say(f"with its LoRA: <lora:{word}:1> {word} (A1111, Forge; in A1111 the file in bundle/ brings the word)")
 
 
 def import_(

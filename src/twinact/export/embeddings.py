@@ -59,7 +59,14 @@ LAYOUTS: dict[str, Layout] = {
         1,
         ("stable-diffusion-v1", "stable-diffusion-v2"),
     ),
-    SDXL: Layout(("clip_l", "clip_g"), _STABILITY, {}, {}, 2, ("stable-diffusion-xl",)),
+    SDXL: Layout(
+        ("clip_l", "clip_g"),
+        _STABILITY,
+        {},
+        {"clip_l": ("text_encoders_0",), "clip_g": ("text_encoders_1",)},  # older pivotal tuning of diffusers
+        2,
+        ("stable-diffusion-xl",),
+    ),
     SD3: Layout(
         ("clip_l", "clip_g", "t5xxl"),
         _STABILITY,
@@ -77,6 +84,8 @@ LAYOUTS: dict[str, Layout] = {
         ("flux",),
     ),
 }
+NEWER = (SD3, FLUX)
+"""Families of which A1111, Forge and InvokeAI read no embeddings: they have none for T5."""
 # Keys that tell for which text encoder a tensor is.
 _ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
 
@@ -84,7 +93,8 @@ _ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
 def export_embedding(action: Action, base: Base, folder: str | Path) -> list[Path]:
     """Write an action's vectors for other tools, under its `trigger`. A LoRA it has is not in them.
 
-    ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI, and for `load_textual_inversion` with ``token=``.
+    ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI (SD3 and FLUX.1: ComfyUI alone), and for
+    `load_textual_inversion` with ``token=``.
     Families with one text encoder also get ``<trigger>/learned_embeds.safetensors``, whose key is the token itself.
 
     Args:
@@ -103,7 +113,7 @@ def export_embedding(action: Action, base: Base, folder: str | Path) -> list[Pat
     layout = layout_of(base.family)
     tensors = words_of(action, base.family)
     word = trigger(action.name)
-    usage = f"A1111, Forge: {word}; ComfyUI: embedding:{word}"
+    usage = f"{'' if base.family in NEWER else f'A1111, Forge: {word}; '}ComfyUI: embedding:{word}"
     metadata = about(action, f"{base.architecture}/textual-inversion", layout.implementation, usage)
     metadata["modelspec.is_negative_embedding"] = "false"
     contents = (tensors, {word: action.vectors[0]})

@@ -1,12 +1,12 @@
 """Files of other tools as actions or actors: embeddings, LoRAs, and LoRAs with embeddings inside.
 
-LoRAs go through the stock loader of the model's own pipeline, which knows the spellings of diffusers, A1111, kohya and
-OneTrainer, and are read back from the layers that it made. Alphas that are tensors are multiplied in before: with
-different ones in a UNet, the loader of diffusers 0.42 takes the most frequent one for all. FLUX.1 has a converter that
-does so itself, and needs them.
+LoRAs go through the stock loader of the model's own pipeline, which knows the spellings of diffusers, and for UNets
+those of A1111, kohya and OneTrainer, and are read back from the layers that it made. For SD3 it knows no other names,
+and for FLUX.1 only the published sizes and not all that it meets: there `twinact.export.kohya` reads them.
+Alphas that are tensors are multiplied in before: with different ones in a UNet, the loader of diffusers 0.42 takes the
+most frequent one for all.
 """
 
-import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from twinact.backbones import quiet
 from twinact.backbones.base import Backbone
 from twinact.configs import check_name
 from twinact.errors import CheckpointError, ConfigError
+from twinact.export import kohya
 from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
 
 # Keys of layers, told by how they begin and end: a word such as "exploration" or "soft_light" is a key, too.
@@ -29,6 +30,8 @@ _OTHER_ADAPTERS = {
     r"\.dora_scale$": "DoRA", r"\.lora_magnitude_vector\b": "DoRA", r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr",
     r"\.lora_mid\.": "LoCon", r"\.oft_": "OFT", r"\.diff(_b)?$": "full-weight", r"^lora_controlnet$": "ControlNet",
 }  # fmt: skip
+_T5 = re.compile(r"^(lora_te|text_encoder).*encoder[._]block[._]|^text_encoders\.t5xxl\.")
+_DOWN = (".lora_down.weight", ".lora.down.weight", "lora_A.weight", "_lora.down.weight")
 
 
 def import_action(path: str | Path, family: str, *, name: str, backbone: Backbone) -> Action:
@@ -70,11 +73,12 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
     if next(lora.layers(backbone), None) is not None:
         raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
     tensors = {key: tensor for key, tensor in read_tensors(path)[0].items() if not key.startswith(BUNDLE)}
-    modules = sum(key.endswith((".lora_down.weight", ".lora.down.weight", "lora_A.weight", "_lora.down.weight"))
-                  for key in tensors)  # fmt: skip
+    _check_t5(path, tensors, backbone)
     with quiet():
         try:
-            state, metadata = _converted(path, tensors, backbone)
+            state, metadata, modules = _converted(path, tensors, backbone)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
         # Every converter reports names that it does not know in its own way.
         except Exception as error:
             raise CheckpointError(f"{path} names its layers in an unknown way: {_first_line(error)}") from error
@@ -90,7 +94,7 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
             weights = _through_the_loader(state, metadata, backbone)
         except Exception as error:
             raise CheckpointError(f"{path} does not fit model {backbone.model_id!r}: {_first_line(error)}") from error
-    if 2 * modules > len(weights):  # the loader leaves out what it cannot place
+    if modules > len(weights) // 2:  # the loader leaves out what it cannot place
         raise CheckpointError(
             f"{path} adapts {modules} layers and model {backbone.model_id!r} has only {len(weights) // 2} of them: "
             "it is made for another model"
@@ -98,20 +102,33 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
     return weights
 
 
-def _converted(path: Path, tensors: dict[str, Tensor], backbone: Backbone) -> tuple[dict[str, Tensor], Any]:
-    """Tensors under the names of diffusers, and the header's metadata as its loaders take it."""
+def _converted(path: Path, tensors: dict[str, Tensor], backbone: Backbone) -> tuple[dict[str, Tensor], Any, int]:
+    """Tensors under the names of diffusers, the header's metadata as its loaders take it, and the number of layers."""
     pipeline = backbone.pipeline()
-    takes = inspect.signature(pipeline.lora_state_dict).parameters
+    if not hasattr(pipeline, "unet") and any(kohya.knows(key) for key in tensors):
+        state = kohya.read(_with_alphas(tensors), backbone)
+        return state, None, len(state) // 2
     extra: dict[str, Any] = {"unet_config": backbone.denoiser.config} if hasattr(pipeline, "unet") else {}
     source: Any = path  # for the alphas in its header
     if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)[0]):
-        source = tensors
-        if "return_alphas" not in takes or not any("lora_down" in key for key in tensors):
-            source = _with_alphas(tensors)
-    if "return_alphas" not in takes and any(key.startswith("lora_transformer_") for key in tensors):
-        source = _unflattened(_with_alphas(tensors), backbone)  # SD3, whose loader knows no such names
+        source = _with_alphas(tensors)
     state, *_, metadata = pipeline.lora_state_dict(source, return_lora_metadata=True, use_safetensors=True, **extra)
-    return state, metadata
+    return state, metadata, sum(_layers_of(key) for key in tensors if key.endswith(_DOWN))
+
+
+def _layers_of(key: str) -> int:
+    """How many layers of diffusers a layer of the original code stands for."""
+    return 3 if re.search(r"[._]qkv\.", key) else 4 if re.search(r"[._]linear1\.", key) else 1
+
+
+def _check_t5(path: Path, tensors: Mapping[str, Tensor], backbone: Backbone) -> None:
+    """Loaders of diffusers leave such layers out, with a warning at most."""
+    layers = sorted({re.split(r"\.(lora|alpha)", key)[0] for key in tensors if _T5.search(key)})
+    if layers and not hasattr(backbone.pipeline(), "unet"):
+        raise CheckpointError(
+            f"{path} has a LoRA of T5, which is not read ({layers[0]}{', …' if len(layers) > 1 else ''}: "
+            f"{len(layers)} layer{'s' if len(layers) > 1 else ''}): remove them, or train without T5"
+        )
 
 
 def _with_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,19 +145,6 @@ def _with_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 found[name + up] = float(found.pop(key)) / len(found[name + down]) * found[name + up].float()
                 break
     return found
-
-
-def _unflattened(tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """OneTrainer's names (``lora_transformer_<layer in one word>``) taken apart with the help of the model's own."""
-    names = {f"lora_transformer_{name}".replace(".", "_"): name for name, _ in backbone.denoiser.named_modules()}
-    ends = {"lora_down.weight": lora.DOWN, "lora_up.weight": lora.UP}
-    state = {}
-    for key, tensor in tensors.items():
-        flat, _, end = key.partition(".")
-        if flat not in names or end not in ends:
-            raise ValueError(f"{key} is no layer of the model")
-        state[f"transformer.{names[flat]}{ends[end]}"] = tensor
-    return state
 
 
 def _check_denoiser(path: Path, state: Mapping[str, Tensor], backbone: Backbone) -> None:

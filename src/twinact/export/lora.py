@@ -1,4 +1,4 @@
-"""An action's LoRA as files of diffusers, A1111, Forge, ComfyUI and OneTrainer, alone and with its word inside.
+"""An action's LoRA as files of diffusers, A1111, Forge, ComfyUI and kohya's scripts, alone and with its word inside.
 
 In every file alpha equals the rank and is written down: readers disagree about what a missing alpha means.
 """
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from twinact.action import Action
 from twinact.errors import ConfigError
+from twinact.export import kohya
 from twinact.export.base import FLUX, SD, SD3, SDXL, Base
-from twinact.export.embeddings import layout_of, words_of
+from twinact.export.embeddings import NEWER, layout_of, words_of
 from twinact.export.modelspec import about, pack, trigger
 from twinact.files import atomic_write_bytes
 from twinact.lora import DOWN, UP
@@ -43,12 +44,10 @@ def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
 
     ``<trigger>/pytorch_lora_weights.safetensors`` is for `load_lora_weights` of diffusers.
     ``lora/<trigger>.safetensors`` has the layout of kohya's scripts, for the LoRA folder of A1111, Forge and ComfyUI;
-    use it with the embedding. ``bundle/<trigger>.safetensors`` is the same with the embedding inside, for A1111, Forge
-    and OneTrainer.
+    use it with the embedding. ``bundle/<trigger>.safetensors`` is the same with the embedding inside, for A1111.
 
-    Layers of Stable Diffusion 1 and 2 are named as in diffusers, those of XL as in the original code, as kohya's
-    scripts do for both. Those of SD3 and FLUX are named as OneTrainer does (``lora_transformer_…``), which ComfyUI and
-    Forge read; the fused layers of kohya's scripts for these families are not written.
+    Layers of Stable Diffusion 1 and 2 are named as in diffusers, those of XL, SD3 and FLUX.1 as in the original code,
+    as kohya's scripts do; what is one layer there is one LoRA, see `twinact.export.kohya`.
 
     Args:
         action: With vectors and a LoRA on the denoiser.
@@ -56,8 +55,8 @@ def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
         folder: Made if missing; files of these names are replaced.
 
     Raises:
-        ConfigError: The action has no LoRA or no vectors, its LoRA adapts a text encoder or, on XL, more than
-            attention, or it was made for another family.
+        ConfigError: The action has no LoRA or no vectors, its LoRA adapts a text encoder, on XL more than attention or
+            a layer that the original code does not have, or it was made for another family.
         DataError: The folder cannot be written.
     """
     layout = layout_of(base.family)
@@ -70,20 +69,16 @@ def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
     kind = f"{base.architecture}/lora"
     stock = about(action, kind, "diffusers", f"diffusers: load_lora_weights(file), and the embedding of {word}")
     stock |= {"format": "pt", "lora_adapter_metadata": json.dumps(_peft_config(names, rank, part), sort_keys=True)}
-    implementation = layout.implementation if base.family in (SDXL, FLUX) else "diffusers"
-    kohya = about(action, kind, implementation, f"A1111, Forge: <lora:{word}:1> {word}; ComfyUI: embedding:{word}")
-    kohya |= _kohya_header(word, rank, base)
-    tensors = {}
-    for name in names:
-        flat = _flat(name, base)
-        tensors[f"{flat}.lora_down.weight"] = weights[name + DOWN]
-        tensors[f"{flat}.lora_up.weight"] = weights[name + UP]
-        tensors[f"{flat}.alpha"] = torch.tensor(float(rank))
+    implementation = layout.implementation if base.family in (SDXL, FLUX) else "diffusers"  # as kohya's scripts say
+    usage = f"{'' if base.family in NEWER else f'A1111, Forge: <lora:{word}:1> {word}; '}ComfyUI: embedding:{word}"
+    original = about(action, kind, implementation, usage)
+    original |= _kohya_header(word, rank, base)
+    tensors = kohya.fused(weights, base.family) if part == "transformer" else _of_unet(names, weights, rank, base)
     words = words_of(action, base.family)
     if len(layout.keys) == 1:
         words = {"string_to_param.*": words[layout.keys[0]]}
     bundled = {f"bundle_emb.{word}.{key}": vectors for key, vectors in words.items()}
-    contents = ((_diffusers(weights), stock), (tensors, kohya), (tensors | bundled, kohya))
+    contents = ((_diffusers(weights), stock), (tensors, original), (tensors | bundled, original))
     return [
         atomic_write_bytes(path, pack(*content))
         for path, content in zip(lora_files(action.name, folder), contents, strict=True)
@@ -134,6 +129,16 @@ def _kohya_header(word: str, rank: int, base: Base) -> dict[str, str]:
         "ss_output_name": word,
         "ss_v2": str(base.architecture.startswith("stable-diffusion-v2")),
     }
+
+
+def _of_unet(names: Sequence[str], weights: Mapping[str, Tensor], rank: int, base: Base) -> dict[str, Tensor]:
+    tensors = {}
+    for name in names:
+        flat = _flat(name, base)
+        tensors[f"{flat}.lora_down.weight"] = weights[name + DOWN]
+        tensors[f"{flat}.lora_up.weight"] = weights[name + UP]
+        tensors[f"{flat}.alpha"] = torch.tensor(float(rank))
+    return tensors
 
 
 def _flat(name: str, base: Base) -> str:
