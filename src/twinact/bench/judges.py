@@ -1,7 +1,8 @@
 """Judges: networks that say which pose, actor and place a picture shows.
 
 They are trained on pixels of the whole world (held-out actors too), with poses drawn freely and so without regard to
-any phrase, from other seeds and with another architecture than anything that a loss may see.
+any phrase, from other seeds, and share no weights with anything that a loss may see, which reads latents. How far their
+errors are those of the action encoder, which finds joints in heat maps as well, is measured in ``docs/judges.md``.
 """
 
 import cmath

@@ -89,7 +89,7 @@ class Recipe:
     unet: Fit = field(default_factory=lambda: Fit(3_000_000, 64, 8e-4))
     vision: Fit = field(default_factory=lambda: Fit(32_000, 128, 1e-3))
     encoder: Fit = field(default_factory=lambda: Fit(360_000, 128, 2e-3, ema_decay=0.99))
-    refine: Fit = field(default_factory=lambda: Fit(24_000, 24, 3e-4, ema_decay=0.98, warmup_steps=50))
+    refine: Fit = field(default_factory=lambda: Fit(256_000, 64, 2.5e-4, ema_decay=0.997))
     judge: Fit = field(default_factory=lambda: Fit(1_600_000, 64, 1.5e-3))
 
 

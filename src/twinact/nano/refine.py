@@ -31,6 +31,8 @@ from twinact.world.meanings import meanings
 
 STREAM = 41
 _STRIDE = 1000  # candidates that a step may look at; its scenes are found without those of the steps before
+# Every how many-th step draws, and how many pictures; the others see true pictures alone.
+_EVERY, _DRAWN = 4, 24
 # A drawing of this many steps, and the first of them, which decide the pose. Now and then the others are read instead.
 _STEPS, _FIRST, _OTHERS_EVERY = 9, 4, 8
 # Estimates are read a little blurred and noisy, so that no change of them that only the encoder sees helps.
@@ -38,15 +40,14 @@ _MAX_BLUR, _MAX_NOISE = 0.3, 0.15
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a step sees: captions' ids (b, l), the directions (b, segments, 2) that they ask for, the noise that a
-    drawing begins with (b, c, h, w), and a batch of true pictures.
+class _Asked:
+    """What is to be drawn: ids (b, l) of captions, the directions (b, segments, 2) that they ask for, and the noise
+    (b, c, h, w) that the drawings begin with.
     """
 
     ids: Tensor
     wanted: Tensor
     noise: Tensor
-    true: dict[str, Tensor]
 
 
 def refine_unet(
@@ -72,54 +73,57 @@ def refine_unet(
     encoder = encoder.requires_grad_(False).eval().to(device)
     unet.to(device).set_attn_processor(AttnProcessor())
     scheduler, part = build_scheduler(), drawn_part(recipe)
-    scheduler.set_timesteps(_STEPS)
 
-    def batches(step: int) -> Iterator[_Seen]:
+    def asked(step: int, like: Tensor) -> _Asked:
+        items = (described(recipe, part, index, STREAM) for index in count(step * _STRIDE))
+        single = (item for item in items if item.phrases and all(len(meanings()[p]) == 1 for p in item.phrases))
+        chosen = [next(single) for _ in range(_DRAWN)]
+        positions = torch.from_numpy(np.stack([joints(item.scene) for item in chosen])).float()
+        noise = torch.randn(_DRAWN, *like.shape[1:], generator=torch.Generator().manual_seed(recipe.seed + step))
+        ids = token_ids(tokenizer, [item.caption for item in chosen])
+        return _Asked(ids.to(device), segment_directions(positions, SEGMENTS).to(device), noise.to(device))
+
+    def batches(step: int) -> Iterator[tuple[dict[str, Tensor], _Asked | None]]:
         for number in range(step, fit.steps):
-            first = number * _STRIDE
-            items = (described(recipe, part, index, STREAM) for index in count(first))
-            single = (item for item in items if item.phrases and all(len(meanings()[p]) == 1 for p in item.phrases))
-            chosen = [next(single) for _ in range(fit.batch_size)]
-            positions = torch.from_numpy(np.stack([joints(item.scene) for item in chosen])).float()
-            generator = torch.Generator().manual_seed(recipe.seed + number)
             true = denoising.batch(number)
-            noise = torch.randn(true["latents"].shape, generator=generator)
-            ids = token_ids(tokenizer, [item.caption for item in chosen])
-            yield _Seen(ids.to(device), segment_directions(positions, SEGMENTS).to(device), noise.to(device), true)
+            yield true, asked(number, true["latents"]) if number % _EVERY == 0 else None
 
     def predict(x_t: Tensor, t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return unet(x_t, t, encoder_hidden_states=hidden).sample, hidden
 
-    def pose_error(step: int, seen: _Seen) -> Tensor:
+    def pose_error(step: int, wish: _Asked) -> Tensor:
         """Mean distance of the segments' directions beyond the slack, over the steps of a drawing that are read."""
         generator = torch.Generator().manual_seed(recipe.seed + step)
-        others = step % _OTHERS_EVERY == _OTHERS_EVERY - 1
+        others = step // _EVERY % _OTHERS_EVERY == _OTHERS_EVERY - 1
         read = range(_FIRST, _STEPS) if others else range(_FIRST)
         scheduler.set_timesteps(_STEPS)  # forgets the drawing before
-        x, errors = seen.noise, []
+        x, errors = wish.noise, []
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            asked = text(input_ids=seen.ids).last_hidden_state
-            unasked = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
+            told = text(input_ids=wish.ids).last_hidden_state
+            untold = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
         for number, t in enumerate(scheduler.timesteps[: read.stop]):
             times = t.to(device).expand(len(x))
             with torch.autocast(device.type, torch.bfloat16):
                 with torch.no_grad():
-                    without = predict(x, times, unasked)[0].float()
+                    without = predict(x, times, untold)[0].float()
                 with torch.set_grad_enabled(number in read):
-                    with_words = predict(x, times, asked)[0].float()
+                    with_words = predict(x, times, told)[0].float()
                 velocity = without + recipe.guidance * (with_words - without)
                 if number in read:
                     estimate = denoising.noising.clean(x, times, velocity)
                     found = encoder.directions(degrade(estimate, generator, _MAX_BLUR, _MAX_NOISE))
                     # The root of zero has no slope.
-                    distance = (found - seen.wanted).square().sum(-1).add(1e-8).sqrt()  # (b, segments)
+                    distance = (found - wish.wanted).square().sum(-1).add(1e-8).sqrt()  # (b, segments)
                     errors.append(F.relu(distance - recipe.pose_slack).mean())
             x = scheduler.step(velocity.detach(), t, x).prev_sample
         return torch.stack(errors).mean()
 
-    def loss(step: int, seen: _Seen) -> dict[str, Tensor]:
-        error, _ = denoising.loss(step, seen.true, predict)
-        pose = pose_error(step, seen)
+    def loss(step: int, seen: tuple[dict[str, Tensor], _Asked | None]) -> dict[str, Tensor]:
+        true, wish = seen
+        error, _ = denoising.loss(step, true, predict)
+        if wish is None:
+            return {"loss": error, "denoising": error}
+        pose = pose_error(step, wish)
         return {"loss": error + recipe.pose_weight * pose, "denoising": error, "pose": pose}
 
     fit_module(unet, batches, loss, fit, folder, report)
