@@ -55,13 +55,13 @@ from twinact.backbones.flux import Flux
 from twinact.backbones.memory import PRESETS, Savings
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sdxl import StableDiffusionXL
+from twinact.batches import draw_batch, step_generator
 from twinact.configs import LearnConfig
 from twinact.gradients import set_gradients
 from twinact.methods import TextualInversion
 from twinact.nano.tokenizer import train_tokenizer
 from twinact.phrases import load_phrases
 from twinact.processes import this_process
-from twinact.train import draw_batch, step_generator
 
 AIM = "a step of sdxl with one picture of 1024 pixels in less than 12 GiB"
 CAPTION = f"a woman {PLACEHOLDER} in a park"

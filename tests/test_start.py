@@ -74,6 +74,18 @@ def test_the_likeliest_phrase_has_the_lowest_denoising_loss(backbone: Backbone, 
         assert loss == pytest.approx(float(denoising_loss(prediction, noised.target, noised.weight)), rel=1e-4)
 
 
+def test_only_what_the_masks_count_decides(backbone: Backbone, latents: torch.Tensor) -> None:
+    """Masks of one value change nothing; others change the losses."""
+    space = space_of(backbone, PHRASES)
+    plain = likeliest_phrases(backbone, space, latents, CAPTIONS)
+    masks = torch.full((2, 1, 8, 8), 0.5)
+    same = likeliest_phrases(backbone, space, latents, CAPTIONS, masks=masks)
+    assert dict(same) == pytest.approx(dict(plain), rel=1e-4)
+    masks[..., 2:] = 0.0
+    corner = likeliest_phrases(backbone, space, latents, CAPTIONS, masks=masks)
+    assert dict(corner) != pytest.approx(dict(plain), rel=1e-3)
+
+
 def test_neither_batches_nor_the_order_of_phrases_matter(backbone: Backbone, latents: torch.Tensor) -> None:
     space, turned = space_of(backbone, PHRASES), space_of(backbone, PHRASES[::-1])
     whole = likeliest_phrases(backbone, space, latents, CAPTIONS)

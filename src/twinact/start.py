@@ -13,11 +13,13 @@ from twinact import PLACEHOLDER
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
 from twinact.backbones.text import cuts_untold
+from twinact.batches import latent_masks
 from twinact.configs import RunConfig
 from twinact.exemplars import Exemplars, check_captions
 from twinact.gradients import autocast, less_memory, out_of_memory_told
 from twinact.kept import KeptLosses
 from twinact.lock import lock
+from twinact.losses import denoising_errors
 from twinact.runs import SEARCH_FILE
 from twinact.space import ActionSpace
 from twinact.stopping import stop_between_steps
@@ -72,7 +74,14 @@ def starting_phrase(
         with lock(Path(run_dir)), backbone.saving(savings), autocast(backbone.device, run.precision):
             kept = KeptLosses(Path(run_dir) / SEARCH_FILE, decisive)
             found = likeliest_phrases(
-                backbone, space, latents, exemplars.captions, batch_size=batch_size, kept=kept, progress=progress
+                backbone,
+                space,
+                latents,
+                exemplars.captions,
+                masks=latent_masks(exemplars, latents),
+                batch_size=batch_size,
+                kept=kept,
+                progress=progress,
             )
     return found[0][0]
 
@@ -84,6 +93,7 @@ def likeliest_phrases(
     latents: Float[Tensor, "n c h w"],
     captions: Sequence[str],
     *,
+    masks: Float[Tensor, "n 1 h w"] | None = None,
     batch_size: int = 32,
     kept: KeptLosses | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -100,6 +110,7 @@ def likeliest_phrases(
         space: Of the backbone.
         latents: Of the exemplars, clean and scaled.
         captions: Theirs, with the placeholder where the action goes.
+        masks: How much each place of the exemplars counts; None: all alike.
         batch_size: Pictures that the denoiser sees at once.
         kept: What an earlier call with the same arguments found; receives what this one finds.
         progress: Called with the pictures seen so far and in all, after each batch that is not kept.
@@ -120,7 +131,8 @@ def likeliest_phrases(
     def losses(phrases: Sequence[int], pictures: Sequence[int], seed: int, stop: threading.Event) -> Tensor:
         nonlocal seen
         generator = torch.Generator().manual_seed(seed)
-        clean = latents[torch.tensor(pictures, device=latents.device)]
+        shown = torch.tensor(pictures, device=latents.device)
+        clean, counted = latents[shown], None if masks is None else masks[shown]
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         noised = backbone.noising.add(clean, noise, backbone.noising.sample_t(len(clean), generator, _NOISE_BIAS))
         rows = [(phrase, i) for phrase in phrases for i in range(len(clean))]
@@ -131,8 +143,8 @@ def likeliest_phrases(
             own = {f"<phrase {phrase}>": [block[phrase] for block in vectors] for phrase, _ in part}
             which = torch.tensor([i for _, i in part], device=clean.device)
             prediction = backbone.predict(noised.x_t[which], noised.t[which], backbone.encode_text(prompts, own))
-            error = (prediction.float() - noised.target[which].float()).square().mean(dim=(1, 2, 3))
-            return (noised.weight[which] * error).cpu()
+            mask = None if counted is None else counted[which]
+            return (noised.weight[which] * denoising_errors(prediction, noised.target[which], mask)).cpu()
 
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]

@@ -4,7 +4,6 @@ Every random choice of a step comes from (seed, step), never from how many draws
 stopped goes on to the same bits without any generator's state, and a step can be made again alone.
 """
 
-import hashlib
 import math
 import threading
 import time
@@ -24,11 +23,12 @@ from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
 from twinact.backbones.text import cuts_untold
+from twinact.batches import draw_batch, latent_masks, step_generator
 from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.exemplars import Exemplars, check_captions
 from twinact.gradients import LossScale, less_memory, out_of_memory_told, set_gradients
-from twinact.methods.base import Batch, Method
+from twinact.methods.base import Method
 from twinact.processes import this_process
 from twinact.runs import Checkpoint, RunFolder
 from twinact.stopping import stop_between_steps
@@ -168,6 +168,7 @@ def train(
         losses = group.on_main(lambda: _rewound(folder, start))
         with out_of_memory_told("encoding the exemplars", less_memory(run.memory)):
             latents = encode_exemplars(backbone, exemplars)
+        masks = latent_masks(exemplars, latents)
 
         open_until_done.enter_context(backbone.saving(PRESETS[run.memory]))
         stop = open_until_done.enter_context(stop_between_steps())
@@ -176,7 +177,7 @@ def train(
             share = rate_share(config, step)
             for one, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 one["lr"] = rate * share
-            batch = draw_batch(backbone, latents, exemplars.captions, config, step)
+            batch = draw_batch(backbone, latents, exemplars.captions, config, step, masks)
             while True:
                 with out_of_memory_told(f"step {step + 1}", less_memory(run.memory)):
                     values = set_gradients(
@@ -219,49 +220,8 @@ def train(
         return group.on_main(export)
 
 
-def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """A generator on the CPU for one purpose in one step; equal arguments give equal numbers on every machine."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
 def _part_generator(seed: int, step: int, part: int) -> torch.Generator:
     return step_generator(seed, step, f"method/{part}")
-
-
-def draw_batch(
-    backbone: Backbone,
-    latents: Float[Tensor, "n c h w"],
-    captions: tuple[str, ...],
-    config: LearnConfig,
-    step: int,
-) -> Batch:
-    """The batch of a step: exemplars in shuffled rounds, each round every one once, with partner, noise and time.
-
-    Args:
-        backbone: Gives the times.
-        latents: Of all exemplars.
-        captions: Theirs.
-        config: `seed`, `batch_size` and `noise_bias` are used.
-        step: From 0.
-    """
-    count, size = len(latents), config.batch_size
-    positions = range(step * size, (step + 1) * size)
-    rounds = {position // count for position in positions}
-    orders = {i: torch.randperm(count, generator=step_generator(config.seed, i, "order")).tolist() for i in rounds}
-    chosen = torch.tensor([orders[position // count][position % count] for position in positions])  # (b,)
-    generator = step_generator(config.seed, step, "batch")
-    # Any of the others, all alike likely; the only exemplar is its own partner.
-    shift = torch.randint(1, count, (size,), generator=generator) if count > 1 else torch.zeros(size, dtype=torch.long)
-    partners = (chosen + shift) % count
-    noise = torch.randn((size, *latents.shape[1:]), generator=generator).to(latents)
-    return Batch(
-        latents=latents[chosen.to(latents.device)],
-        captions=tuple(captions[index] for index in chosen.tolist()),
-        partners=latents[partners.to(latents.device)],
-        noise=noise,
-        t=backbone.noising.sample_t(size, generator, config.noise_bias),
-    )
 
 
 def rate_share(config: LearnConfig, step: int) -> float:

@@ -127,12 +127,15 @@ def learn(
     from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
     from twinact.suited import run_config
 
-    captions = load_exemplars(exemplars, _LOOKED_AT).captions
+    looked_at = load_exemplars(exemplars, _LOOKED_AT)
+    captions, masked = looked_at.captions, sum(mask is not None for mask in looked_at.masks)
     if DEFAULT_CAPTION in captions:
         say(
             f"{captions.count(DEFAULT_CAPTION)} of {len(captions)} pictures have no caption: name actor and place in a "
             ".txt beside each ('a woman <act> in a park'), so that they are not learned with the action"
         )
+    if masked:
+        say(f"{masked} of {len(captions)} pictures have a mask: of these, only what is white in it counts")
     run_dir = out or Path("runs") / config.name
     run = run_config(said, model, config.batch_size, run_dir)
     backbone = open_model(model, run.precision, run.memory)
