@@ -1,9 +1,9 @@
 """The folder of one training run: its config, log and checkpoints, such that a run can stop anywhere and go on.
 
 Layout: ``config.json`` (before step 0), ``log.jsonl`` (a line a step), ``checkpoint/step-00000050.safetensors``
-(the last two), ``<name>.action.safetensors`` (at the very end, so that its presence means done). While a run is at
-work its process holds ``.lock``. Before the config there may be ``.search.safetensors``, a search for the starting
-phrase that was stopped.
+(the last two), ``previews/`` if asked for, ``<name>.action.safetensors`` (at the very end, so that its presence means
+done). While a run is at work its process holds ``.lock``. Before the config there may be ``.search.safetensors``, a
+search for the starting phrase that was stopped.
 """
 
 import json

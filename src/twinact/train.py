@@ -89,6 +89,7 @@ def train(
     progress: Callable[[StepRecord], None] | None = None,
     *,
     run: RunConfig | None = None,
+    checkpointed: Callable[[int, Method], None] | None = None,
 ) -> TrainResult:
     """Learn an action, or go on with a run that was stopped, or say that it is done.
 
@@ -106,6 +107,8 @@ def train(
         run_dir: The run's own folder; see `twinact.runs`.
         progress: Called after each step, in the main process.
         run: How to carry it out; None takes the defaults.
+        checkpointed: Called in the main process after each checkpoint, except one that was asked for by stopping, with
+            the finished steps and the method; leaves method and backbone as they are.
 
     Raises:
         ConfigError: The parts do not fit each other, the batch has fewer pictures than it is to be split in, or
@@ -210,6 +213,8 @@ def train(
             if last or stopping or (step + 1) % run.checkpoint_every == 0:
                 state = Checkpoint(step + 1, _collect(method, optimizer, scale))
                 group.on_main(partial(folder.save, state))
+                if checkpointed is not None and (last or not stopping):
+                    group.on_main(partial(checkpointed, step + 1, method))
             if stopping and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {config.steps}; run again to go on")
 

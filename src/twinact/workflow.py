@@ -20,6 +20,7 @@ from twinact.export import import_action
 from twinact.gradients import out_of_memory_told
 from twinact.methods import make_method
 from twinact.phrases import load_phrases
+from twinact.previews import Previews
 from twinact.processes import this_process
 from twinact.runs import settings_of
 from twinact.space import ActionSpace
@@ -198,7 +199,8 @@ def learn(
     """Learn the action that a folder of pictures shows; the same call goes on with a run that was stopped.
 
     Without ``config.start``, TwinAct begins at the phrase of its space under which the model finds the exemplars
-    likeliest. The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine.
+    likeliest. The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine,
+    and previews if `run` asks for them.
 
     Args:
         exemplars: Folder of pictures with captions; see `twinact.exemplars.load_exemplars`.
@@ -220,8 +222,10 @@ def learn(
     begun = group.on_main(lambda: settings_of(run_dir)) or {}
     data = load_exemplars(exemplars, backbone.image_size)
     kept = Path(run_dir) / SPACE_FILE
+    drawn = Previews(backbone, run_dir, config, run) if run.preview_every else None
     if config.method != "twinact":
-        return train(make_method(config, backbone), backbone, data, config, run_dir, progress, run=run)
+        method = make_method(config, backbone)
+        return train(method, backbone, data, config, run_dir, progress, run=run, checkpointed=drawn)
     if space is None:
 
         def find_space() -> ActionSpace:
@@ -237,7 +241,8 @@ def learn(
             return starting_phrase(backbone, found, data, run_dir, run, searching)
 
         config = replace(config, start=group.on_main(find_start))
-    result = train(make_method(config, backbone, space, encoder), backbone, data, config, run_dir, progress, run=run)
+    method = make_method(config, backbone, space, encoder)
+    result = train(method, backbone, data, config, run_dir, progress, run=run, checkpointed=drawn)
 
     def keep_space() -> None:
         if not kept.is_file():  # only now: a folder that holds no run yet must be empty

@@ -75,6 +75,10 @@ def learn(
         typer.Option(help="Parts to take the pictures of a step in; as many as memory asks for if not given."),
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = RunConfig.checkpoint_every,
+    preview_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between previews, drawn into the run folder; a quarter of all if not given, 0: none."),
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option(help=f"Where to learn many actions: {', '.join(CLUSTERS)}; here if not given.")
     ] = None,
@@ -91,6 +95,8 @@ def learn(
     options = dict(locals())  # every setting is an option of its own name
     given = {field.name: options[field.name] for field in fields(LearnConfig)}
     options["precision"] = _agreed_precision(precision)
+    if preview_every is None:
+        options["preview_every"] = max(1, steps // 4)
     said = {field.name: options[field.name] for field in fields(RunConfig) if options[field.name] is not None}
     RunConfig(**said)
     if similarity_weight is None:
