@@ -2,8 +2,8 @@
 
 Layout: ``config.json`` (before step 0), ``log.jsonl`` (a line a step), ``checkpoint/step-00000050.safetensors``
 (the last two), ``previews/`` if asked for, ``<name>.action.safetensors`` (at the very end, so that its presence means
-done). While a run is at work its process holds ``.lock``. Before the config there may be ``.search.safetensors``, a
-search for the starting phrase that was stopped.
+done), ``report.html`` if it was learned by the command line. While a run is at work its process holds ``.lock``.
+Before the config there may be ``.search.safetensors``, a search for the starting phrase that was stopped.
 """
 
 import json

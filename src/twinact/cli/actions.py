@@ -131,6 +131,7 @@ def learn(
     config = configs[0]
     from twinact import workflow
     from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
+    from twinact.run_report import report_run
     from twinact.suited import run_config
 
     looked_at = load_exemplars(exemplars, _LOOKED_AT)
@@ -166,6 +167,7 @@ def learn(
         return
     if result.already_done:
         say("this run is already done")
+    say(f"report: {report_run(run_dir, exemplars, result.action)}")
     near = []
     if result.action.coefficients is not None:
         near = _nearest(result.action, ActionSpace.load(result.action_path.parent / workflow.SPACE_FILE))
