@@ -60,10 +60,10 @@ def test_every_method_denoises_where_the_mask_counts(
         mask[..., :2] = 1.0
 
         def denoising(mask: Tensor | None) -> float:
-            return float(method.loss(backbone, replace(batch, mask=mask), torch.Generator())["denoising"])
+            return float(method.loss(backbone, replace(batch, mask=mask), torch.Generator())["denoising"].detach())
 
         with torch.no_grad():
-            drawn = denoise(backbone, batch, method.action("leap", {}).vectors)
+            drawn = denoise(backbone, batch, list(method.action("leap", {}).vectors))
         errors = (drawn.prediction - drawn.noised.target).square()[..., :2].mean(dim=(1, 2, 3))
         assert denoising(mask) == pytest.approx(float((drawn.noised.weight * errors).mean()), rel=1e-4)
         assert denoising(mask) != pytest.approx(denoising(None), rel=1e-3)

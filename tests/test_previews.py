@@ -35,8 +35,7 @@ def sheets(run: Path) -> list[str]:
     return sorted(path.name for path in (run / FOLDER).glob("*"))
 
 
-@pytest.mark.parametrize("config", [TWINACT, WITH_LORA], ids=["twinact", "lora"])
-@pytest.mark.parametrize("memory", ["normal", "low"])
+@pytest.mark.parametrize(("config", "memory"), [(TWINACT, "normal"), (WITH_LORA, "low")], ids=["twinact", "lora-low"])
 def test_previews_show_what_is_learned_and_change_no_bit(
     config: LearnConfig, memory: str, backbone: Backbone, space: ActionSpace, pictures: Path, tmp_path: Path
 ) -> None:
