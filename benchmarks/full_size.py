@@ -32,11 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from architectures import MODELS, half
 from twinact import PLACEHOLDER
 from twinact.backbones.memory import PRESETS, Savings
+from twinact.batches import draw_batch, step_generator
 from twinact.configs import LearnConfig
 from twinact.gradients import set_gradients
 from twinact.methods import TextualInversion
 from twinact.processes import this_process
-from twinact.train import draw_batch, step_generator
 
 AIM = "a step of sdxl with one picture of 1024 pixels in less than 12 GiB"
 CAPTION = f"a woman {PLACEHOLDER} in a park"

@@ -34,6 +34,13 @@ def exemplars_in(folder: Path, count: int = 3) -> Exemplars:
     return load_exemplars(folder, 32)
 
 
+def mask_in(folder: Path, name: str = "0") -> None:
+    """A mask for one of these pictures: its upper left quarter counts."""
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 16))
+    mask.save(folder / f"{name}.mask.png")
+
+
 def learn_small(
     exemplars: Path, run_dir: Path, config: LearnConfig = INVERSION, run: RunConfig | None = None
 ) -> TrainResult:

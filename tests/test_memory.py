@@ -20,13 +20,14 @@ from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS, Savings, visited_device
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.sd import StableDiffusion
+from twinact.batches import draw_batch
 from twinact.configs import MEMORY, RunConfig
 from twinact.errors import ConfigError, DataError, OutOfMemory, TwinactError
 from twinact.exemplars import Exemplars
 from twinact.gradients import LossScale, set_gradients
 from twinact.methods import Batch, TextualInversion, make_method
 from twinact.processes import Processes
-from twinact.train import StepRecord, draw_batch, encode_exemplars, train
+from twinact.train import StepRecord, encode_exemplars, train
 
 LOW = PRESETS["low"]
 

@@ -10,13 +10,16 @@ from torch import Tensor
 from tiny import tiny_flux
 from twinact.backbones.base import Backbone
 from twinact.backbones.flux import Flux
+from twinact.batches import draw_batch
 from twinact.configs import LearnConfig
 from twinact.encoders import LatentActionEncoder
 from twinact.errors import ConfigError
 from twinact.exemplars import Exemplars
+from twinact.losses import denoising_loss
 from twinact.methods import Batch, TextualInversion, TwinAct, make_method
+from twinact.methods.base import denoise
 from twinact.space import ActionSpace
-from twinact.train import draw_batch, encode_exemplars, train
+from twinact.train import encode_exemplars, train
 
 TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
 INVERSION = replace(TWINACT, method="textual-inversion")
@@ -43,6 +46,44 @@ def test_twinact_adds_its_terms_with_their_weights(
     # It compares with partners, not with the picture itself.
     itself = replace(batch, partners=batch.latents)
     assert not torch.equal(method.loss(backbone, itself, torch.Generator())["similarity"], terms["similarity"])
+
+
+@pytest.mark.parametrize("config", [TWINACT, INVERSION, replace(INVERSION, lora_rank=2)], ids=["twinact", "ti", "lora"])
+def test_every_method_denoises_where_the_mask_counts(
+    config: LearnConfig, backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars
+) -> None:
+    method = make_method(config, backbone, space, encoder)
+    method.attach(backbone)
+    try:
+        batch = _batch(backbone, exemplars)
+        mask = torch.zeros(len(batch.t), 1, *batch.latents.shape[2:])
+        mask[..., :2] = 1.0
+
+        def denoising(mask: Tensor | None) -> float:
+            return float(method.loss(backbone, replace(batch, mask=mask), torch.Generator())["denoising"].detach())
+
+        with torch.no_grad():
+            drawn = denoise(backbone, batch, list(method.action("leap", {}).vectors))
+        errors = (drawn.prediction - drawn.noised.target).square()[..., :2].mean(dim=(1, 2, 3))
+        assert denoising(mask) == pytest.approx(float((drawn.noised.weight * errors).mean()), rel=1e-4)
+        assert denoising(mask) != pytest.approx(denoising(None), rel=1e-3)
+        assert denoising(torch.ones_like(mask)) == pytest.approx(denoising(None), rel=1e-5)
+    finally:
+        method.detach(backbone)
+
+
+def test_what_lies_outside_the_mask_changes_no_loss_and_gets_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target, prediction = torch.randn(2, 3, 4, 5, 4, generator=generator)
+    mask = torch.zeros(3, 1, 5, 4)
+    mask[0, :, 1:3], mask[1, :, :, 2], mask[2] = 1.0, 0.5, 1.0
+    prediction.requires_grad_(True)
+    loss = denoising_loss(prediction, target, torch.ones(3), mask)
+    loss.backward()
+    assert prediction.grad is not None
+    assert bool(((prediction.grad != 0) == (mask.expand_as(prediction) > 0)).all())
+    other = torch.where(mask > 0, prediction.detach(), torch.full_like(prediction, 1e3))
+    assert torch.equal(denoising_loss(other, target, torch.ones(3), mask), loss.detach())
 
 
 def test_rank_learns_only_leading_components(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fresh import launch
-from small import INVERSION, exemplars_in, learn_small
+from small import INVERSION, exemplars_in, learn_small, mask_in
 from twinact.action import Action
 from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import DataError, TwinactError
@@ -61,10 +61,12 @@ def test_processes_agree(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("config", [INVERSION, ODD, WITH_LORA], ids=["even", "odd", "TwinAct and LoRA"])
+@pytest.mark.parametrize("config", [INVERSION, ODD, WITH_LORA], ids=["even", "odd-masked", "TwinAct and LoRA"])
 def test_two_processes_give_what_one_gives(config: LearnConfig, tmp_path: Path) -> None:
     """The bits of one process that accumulates twice; up to rounding what one process gives with the whole batch."""
     exemplars_in(tmp_path / "exemplars")
+    if config is ODD:
+        mask_in(tmp_path / "exemplars")
     finished(2, learn_and_note, tmp_path / "exemplars", tmp_path / "two", config, RunConfig(checkpoint_every=2))
     seen = [(tmp_path / f"seen-{index}").read_text() for index in range(2)]
     assert seen[0] == seen[1] and "leap.action.safetensors" in seen[0]

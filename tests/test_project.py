@@ -76,8 +76,8 @@ def test_learn_offers_every_setting_with_its_default() -> None:
     command = typer.main.get_command(app).commands["learn"]
     offered = {parameter.name: parameter.default for parameter in command.params}
     for field in fields(LearnConfig) + fields(RunConfig):
-        # Defaults of these depend on the folder, the model and the machine.
-        if field.name not in ("name", "similarity_weight", "precision", "memory", "accumulate"):
+        # Defaults of these depend on the folder, the model, the machine and the other settings.
+        if field.name not in ("name", "similarity_weight", "precision", "memory", "accumulate", "preview_every"):
             assert offered[field.name] == field.default, field.name
         assert field.name in offered
 

@@ -15,19 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from small import exemplars_in
+from small import exemplars_in, mask_in
 from tiny import tiny_sd
 from twinact.action import FORMAT_VERSION, Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.sd import StableDiffusion
+from twinact.batches import draw_batch, latent_masks, step_generator
 from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import LatentActionEncoder
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
-from twinact.exemplars import Exemplars
+from twinact.exemplars import Exemplars, load_exemplars
 from twinact.files import read_safetensors, tensor_hash
 from twinact.methods import Batch, TextualInversion, make_method
 from twinact.space import ActionSpace
-from twinact.train import StepRecord, draw_batch, encode_exemplars, rate_share, step_generator
+from twinact.train import StepRecord, encode_exemplars, rate_share
 from twinact.train import train as train_with_defaults
 from twinact.workflow import learn
 
@@ -158,6 +159,43 @@ def test_resume_equals_uninterrupted_to_the_bit(
     assert torch.equal(result.action.vectors[0], whole.action.vectors[0])
     assert tensor_hash(last_checkpoint(pieces)) == tensor_hash(last_checkpoint(tmp_path / "whole"))
     assert log_of(pieces) == log_of(tmp_path / "whole")
+
+
+def test_masks_are_part_of_batches_and_of_the_run(
+    backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, tmp_path: Path
+) -> None:
+    def learned(name: str, progress: Callable[[StepRecord], None] | None = None) -> Tensor:
+        exemplars, method = load_exemplars(folder, 32), make_method(TWINACT, backbone, space, encoder)
+        return train(method, backbone, exemplars, TWINACT, tmp_path / name, progress).action.vectors[0]
+
+    folder = tmp_path / "pictures"
+    exemplars_in(folder)
+    plain = learned("plain")
+    mask_in(folder)
+    whole = learned("whole")
+    assert not torch.equal(whole, plain)
+    with pytest.raises(KeyboardInterrupt):
+        learned("pieces", stop_after(3))
+    assert torch.equal(learned("pieces"), whole)
+
+    exemplars = load_exemplars(folder, 32)
+    latents = encode_exemplars(backbone, exemplars)
+    masks = latent_masks(exemplars, latents)
+    assert masks is not None and masks.shape == (3, 1, *latents.shape[2:])
+    half = latents.shape[-1] // 2
+    assert (
+        bool((masks[0, 0, :half, :half] == 1).all()) and float(masks[0].mean()) == 0.25 and bool((masks[1:] == 1).all())
+    )
+    for step in range(3):
+        batch = draw_batch(backbone, latents, exemplars.captions, TWINACT, step, masks)
+        without = draw_batch(backbone, latents, exemplars.captions, TWINACT, step)
+        assert batch.mask is not None and without.mask is None and torch.equal(batch.noise, without.noise)
+        masked = [bool((latent == latents[0]).all()) for latent in batch.latents]
+        assert [float(mask.mean()) == 0.25 for mask in batch.mask] == masked
+
+    (folder / "0.mask.png").unlink()
+    with pytest.raises(ConfigError, match="other settings: exemplars"):
+        learned("whole")
 
 
 def test_killed_between_checkpoints_takes_the_lost_steps_again(

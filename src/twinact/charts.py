@@ -83,6 +83,40 @@ def coefficients(components: Sequence[tuple[int, int, float]], label: str) -> st
     return _svg(width, height, label, parts, "coefficients")
 
 
+def curve(values: Sequence[float], label: str) -> str:
+    """A number over the steps of a run: its course, and the course of means over a twentieth of the run each.
+
+    Args:
+        values: One a step, at least one, all finite.
+        label: What the chart shows, for those who cannot see it.
+    """
+    height, left, below = 240, 64, 26
+    fine, coarse = _thinned(values, 240), _thinned(values, 20)
+    low, high = min(value for _, value in fine), max(value for _, value in fine)
+    spread, steps = (high - low) or 1.0, max(len(values) - 1, 1)
+
+    def line(points: Sequence[tuple[float, float]], name: str) -> str:
+        places = (
+            f"{left + (_WIDTH - left) * x / steps:.1f},{8 + (height - below - 16) * (high - y) / spread:.1f}"
+            for x, y in points
+        )
+        return f'<polyline class="{name}" points="{" ".join(places)}"/>'
+
+    parts = [line(fine, "course"), line(coarse, "mean")]
+    for value, y in ((high, 16), (low, height - below - 6)):
+        parts.append(f'<text class="tick" x="0" y="{y}">{value:.3g}</text>')
+    parts.append(f'<text class="tick" x="{left}" y="{height - 6}">step 1</text>')
+    parts.append(f'<text class="tick" x="{_WIDTH}" y="{height - 6}" text-anchor="end">{len(values)}</text>')
+    return _svg(_WIDTH, height, label, parts, "curve")
+
+
+def _thinned(values: Sequence[float], count: int) -> list[tuple[float, float]]:
+    """At most so many points (mean index, mean value), each over equally many values in a row."""
+    size = -(-len(values) // count)
+    chunks = [range(start, min(start + size, len(values))) for start in range(0, len(values), size)]
+    return [(sum(chunk) / len(chunk), sum(values[i] for i in chunk) / len(chunk)) for chunk in chunks]
+
+
 def percent_text(share: Share) -> str:
     """``"63 % [43, 79]"``, or a dash where nothing was counted."""
     return str(share) if share.count else "–"

@@ -134,6 +134,7 @@ class RunConfig:
         accumulate: Parts that each process takes its pictures of a step in, one after another. Less memory, the same
             result up to rounding.
         checkpoint_every: Steps between two checkpoints; there is always one at the end.
+        preview_every: Steps between two previews, each drawn at the next checkpoint; 0: none. See `twinact.previews`.
 
     Raises:
         ConfigError: A value has the wrong type or lies outside its range.
@@ -143,12 +144,14 @@ class RunConfig:
     memory: str = "normal"
     accumulate: int = 1
     checkpoint_every: int = 50
+    preview_every: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("memory", self.memory, MEMORY)
         _check_integer("accumulate", self.accumulate, 1, 4096)
         _check_integer("checkpoint_every", self.checkpoint_every, 1, 1_000_000)
+        _check_integer("preview_every", self.preview_every, 0, 1_000_000)
 
 
 @no_type_check

@@ -1,12 +1,10 @@
-"""A folder of photographs → checked square pictures with captions that name the actor and the place.
+"""A folder of photographs → checked square pictures, captions that name the actor and the place, and masks.
 
 Everything about the folder is checked before anything is learned, and all that is wrong is told at once.
 """
 
 import hashlib
-import io
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,22 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from twinact import PLACEHOLDER
 from twinact.errors import ConfigError, DataError
+from twinact.squares import UnusableError, fit_square, read_mask, read_picture
 
 if TYPE_CHECKING:
     from twinact.backbones.base import Backbone
 
 DEFAULT_CAPTION = f"a photo of someone {PLACEHOLDER}"
 CAPTIONS_FILE = "captions.json"
-FORMATS = ("PNG", "JPEG", "WEBP")
-MIN_SIDE_PIXELS = 32
-# Phones take 12 to 50 megapixels, and a decoded megapixel costs 3 MB; larger ones gain nothing at 1024 pixels.
-MAX_PIXELS = 40_000_000
-MAX_FILE_BYTES = 200_000_000
+MASK_SUFFIX = ".mask.png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +37,8 @@ class Exemplars:
         images: RGB, all `size` × `size`, without metadata.
         captions: One a picture, each holding `PLACEHOLDER` exactly once where the action goes.
         paths: Where they were read from.
-        hashes: SHA-256 of each file's bytes, hexadecimal.
+        hashes: SHA-256 of each file's bytes, hexadecimal; over both hashes where the picture has a mask.
+        masks: For each picture, how much its places count, from black to white, `size` × `size`; None: all alike.
         size: Side in pixels.
     """
 
@@ -50,6 +46,7 @@ class Exemplars:
     captions: tuple[str, ...]
     paths: tuple[Path, ...]
     hashes: tuple[str, ...]
+    masks: tuple[Image.Image | None, ...]
     size: int
 
     def __len__(self) -> int:
@@ -61,9 +58,14 @@ class Exemplars:
         arrays = np.stack([np.asarray(image) for image in self.images])  # (n, h, w, 3) uint8
         return torch.from_numpy(arrays).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
 
-
-class _UnusableError(Exception):
-    """What is wrong with one file, in words for the person who put it there."""
+    @cached_property
+    def mask_pixels(self) -> Float[Tensor, "n 1 h w"] | None:
+        """How much each pixel counts, in [0, 1]; ones for a picture without mask, None when no picture has one."""
+        if all(mask is None for mask in self.masks):
+            return None
+        full = Image.new("L", (self.size, self.size), "white")
+        arrays = np.stack([np.asarray(full if mask is None else mask) for mask in self.masks])  # (n, h, w) uint8
+        return torch.from_numpy(arrays)[:, None].float().div(255.0)
 
 
 def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | None = None) -> Exemplars:
@@ -74,7 +76,9 @@ def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | 
     is an action lost; the rest of the square repeats the picture's edge.
 
     A caption comes from `captions`, else from ``<stem>.txt`` beside the picture, else from ``captions.json`` (file
-    name → caption), else it is `DEFAULT_CAPTION`. Hidden files, other JSON files and sub-folders are left alone.
+    name → caption), else it is `DEFAULT_CAPTION`. ``<stem>.mask.png`` beside a picture is its mask: white where it
+    counts, black where it does not, of the picture's shape, and fitted into the square as the picture is. Hidden files,
+    other JSON files and sub-folders are left alone.
 
     Args:
         folder: Holds the pictures.
@@ -92,30 +96,44 @@ def load_exemplars(folder: str | Path, size: int, captions: Mapping[str, str] | 
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"exemplar folder '{folder}' {what}; give a folder with PNG, JPEG or WEBP pictures")
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    pictures = [path for path in files if path.suffix.lower() not in (".txt", ".json")]
+    masks = {path.name[: -len(MASK_SUFFIX)]: path for path in files if path.name.lower().endswith(MASK_SUFFIX)}
+    pictures = [path for path in files if path.suffix.lower() not in (".txt", ".json") and path not in masks.values()]
     if not pictures:
         raise DataError(f"exemplar folder '{folder}' holds no pictures; put PNG, JPEG or WEBP pictures there")
 
     problems: list[str] = []
     given = _read_captions(folder, files, pictures, captions or {}, problems)
-    images: list[Image.Image] = []
-    hashes: list[str] = []
-    kept: list[Path] = []
+    stems = {path.stem for path in pictures}
+    problems += [
+        f"{path.name}: no picture is called {stem!r}; rename or delete the mask"
+        for stem, path in masks.items()
+        if stem not in stems
+    ]
+    read: dict[str, tuple[Path, Image.Image, str, Image.Image | None]] = {}  # by hash of the picture alone
     for path in pictures:
+        about = path
         try:
-            image, digest = _read_picture(path, size)
-            if digest in hashes:
-                raise _UnusableError(f"is the same file as {kept[hashes.index(digest)].name}; delete one")
-        except _UnusableError as problem:
-            problems.append(f"{path.name}: {problem}")
-        else:
-            images.append(image)
-            hashes.append(digest)
-            kept.append(path)
+            if path.stem.lower().endswith(".mask"):
+                raise UnusableError(f"masks are PNG files; save it as {path.stem}.png, or rename the picture")
+            picture, own = read_picture(path)
+            if own in read:
+                raise UnusableError(f"is the same file as {read[own][0].name}; delete one")
+            mask, digest = None, own
+            if path.stem in masks:
+                about = masks[path.stem]
+                mask, of_mask = read_mask(about, picture.size)
+                # Without rings around edges, unlike the picture.
+                mask = fit_square(mask, size, Image.Resampling.BILINEAR)
+                digest = hashlib.sha256(f"{own} {of_mask}".encode()).hexdigest()
+            read[own] = (path, fit_square(picture, size, Image.Resampling.LANCZOS), digest, mask)
+        except UnusableError as problem:
+            problems.append(f"{about.name}: {problem}")
     if problems:
         raise DataError(f"exemplar folder '{folder}': {_in_one_line(problems)}")
-    texts = tuple(given.get(path.name, DEFAULT_CAPTION) for path in kept)
-    return Exemplars(tuple(images), texts, tuple(kept), tuple(hashes), size)
+    paths, images, hashes, fitted = zip(*read.values(), strict=True)
+    return Exemplars(
+        images, tuple(given.get(path.name, DEFAULT_CAPTION) for path in paths), paths, hashes, fitted, size
+    )
 
 
 @torch.no_grad()
@@ -157,7 +175,7 @@ def _read_captions(
     def take(name: str, text: object, source: str) -> None:
         try:
             given[name] = _check_caption(text)
-        except _UnusableError as problem:
+        except UnusableError as problem:
             problems.append(f"{source}: {problem}")
 
     for name, text in _read_captions_file(folder / CAPTIONS_FILE, files, problems).items():
@@ -204,74 +222,14 @@ def _read_captions_file(path: Path, files: list[Path], problems: list[str]) -> d
 
 
 def _check_caption(text: object) -> str:
-    """The caption on one line; raises `_UnusableError` when the placeholder is not in it exactly once."""
+    """The caption on one line; raises `UnusableError` when the placeholder is not in it exactly once."""
     if not isinstance(text, str):
-        raise _UnusableError(f"caption {text!r} is not text")
+        raise UnusableError(f"caption {text!r} is not text")
     caption = " ".join(text.split())
     count = caption.count(PLACEHOLDER)
     if count != 1:
-        raise _UnusableError(
+        raise UnusableError(
             f"caption {caption[:80]!r} holds {PLACEHOLDER} {count} times; write it once, where the action goes, "
             f"e.g. 'a woman {PLACEHOLDER} in a park'"
         )
     return caption
-
-
-def _read_picture(path: Path, size: int) -> tuple[Image.Image, str]:
-    """The picture as RGB `size` × `size`, and the SHA-256 of its file."""
-    try:
-        if not path.is_file():
-            raise _UnusableError("is not a regular file; delete it")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise _UnusableError(f"has more than {MAX_FILE_BYTES // 10**6} MB; save it smaller")
-        data = path.read_bytes()
-    except OSError as error:
-        raise _UnusableError(f"cannot be read ({error.strerror or error})") from error
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb between its limit and twice that.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = _decode(data)
-    except _UnusableError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise _UnusableError(f"has more than {MAX_PIXELS // 10**6} megapixels; save it smaller") from error
-    except UnidentifiedImageError as error:
-        raise _UnusableError(f"is not a {', '.join(FORMATS)} picture; convert or delete it") from error
-    except Exception as error:  # decoders meet damaged data with errors of every kind
-        raise _UnusableError(f"is broken ({error}); save it again or delete it") from error
-    return _fit_square(picture, size), hashlib.sha256(data).hexdigest()
-
-
-def _decode(data: bytes) -> Image.Image:
-    """Upright RGB pixels."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise _UnusableError(
-                f"has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; save it smaller"
-            )
-        if min(width, height) < MIN_SIDE_PIXELS:
-            raise _UnusableError(f"has {width} × {height} pixels; the shorter side needs {MIN_SIDE_PIXELS} or more")
-        # MPO is a JPEG that phones append a preview or depth map to; its first frame is the photograph.
-        frames = getattr(image, "n_frames", 1)
-        if image.format != "MPO" and frames > 1:
-            raise _UnusableError(f"is animated ({frames} frames); save one frame as a picture")
-        # Byte 24 of a PNG is its bit depth. Pillow opens 16-bit colour as 8-bit and clips 16-bit grey.
-        if image.format == "PNG" and data[24] == 16:
-            raise _UnusableError("has 16 bits a channel; save it with 8")
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            layered = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-        return upright.convert("RGB")
-
-
-def _fit_square(picture: Image.Image, size: int) -> Image.Image:
-    """The whole picture, scaled to touch the square and centred; the rest repeats its edge."""
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
-    left, top = (size - width) // 2, (size - height) // 2
-    margins = ((top, size - height - top), (left, size - width - left), (0, 0))
-    return Image.fromarray(np.pad(pixels, margins, mode="edge"))

@@ -170,7 +170,12 @@ def _part(batch: Batch, part: int, parts: int) -> Batch:
         return batch
     chosen = slice(part, None, parts)
     return Batch(
-        batch.latents[chosen], batch.captions[chosen], batch.partners[chosen], batch.noise[chosen], batch.t[chosen]
+        batch.latents[chosen],
+        batch.captions[chosen],
+        batch.partners[chosen],
+        batch.noise[chosen],
+        batch.t[chosen],
+        None if batch.mask is None else batch.mask[chosen],
     )
 
 

@@ -12,6 +12,7 @@ from twinact.configs import LearnConfig
 from twinact.encoders import ActionEncoder
 from twinact.errors import OutOfMemory, TwinactError
 from twinact.processes import this_process
+from twinact.run_report import report_run
 from twinact.space import ActionSpace
 from twinact.suited import run_config
 from twinact.train import StepRecord, TrainResult
@@ -68,11 +69,11 @@ class Outcome:
 
 def carry_out(job: Job, searching: Callable[[int, int], None] | None = None,
               progress: Callable[[StepRecord], None] | None = None) -> TrainResult:  # fmt: skip
-    """Learn the action of a job; errors as `twinact.workflow.learn`."""
+    """Learn the action of a job and write its report; errors as `twinact.workflow.learn`."""
     run = run_config(job.run, job.model, job.config.batch_size, job.run_dir)
     backbone, encoder = _opened(job.model, run.precision, run.memory)
     space = None if job.space is None else ActionSpace.load(job.space)
-    return learn(
+    result = learn(
         job.exemplars,
         job.config,
         job.run_dir,
@@ -83,6 +84,9 @@ def carry_out(job: Job, searching: Callable[[int, int], None] | None = None,
         progress=progress,
         run=run,
     )
+    if this_process().is_main:
+        report_run(job.run_dir, job.exemplars, result.action)
+    return result
 
 
 def attempt(job: Job, tries: int = 1, advance: Advance | None = None) -> Outcome:

@@ -3,14 +3,13 @@
 Only makes text from records; where pictures and numbers come from is the business of `twinact.demo`.
 """
 
-import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib import resources
 
-from twinact import __version__
+from twinact import PLACEHOLDER
 from twinact.bench.metrics import Share
-from twinact.charts import Group, coefficients, forest, percent_text
+from twinact.charts import Group, forest, percent_text
+from twinact.page import exemplar_figures, explained, image, page, pairs, plot, section
 from twinact.report_data import MethodResult, Picture, ReportData, Strip, lead, result
 from twinact.world.splits import CUSTOM_ACTIONS
 
@@ -27,44 +26,17 @@ _SCREE = "How many components hold how much of the phrases' variance."
 
 def report_html(data: ReportData) -> str:
     """The page."""
-    style = (resources.files("twinact") / "report.css").read_text(encoding="utf-8")
     sections = (
-        _section("Exemplars", _exemplars(data)),
-        _section("Other actors, other places", _methods(data), wide=True),
-        _section("Judged", _numbers(data)),
-        _section("The action in the space", _space(data)),
-        _section("Adjusting", _strips(data.adjusting, "The same prompt and the same seed; only the action moves.")),
-        _section("Combining", _strips(data.combining, "Actions are points, so they can be added.")),
-        _section("How this was made", _making(data)),
-        _section("Limits", _limits(data)),
+        section("Exemplars", _exemplars(data)),
+        section("Other actors, other places", _methods(data), wide=True),
+        section("Judged", _numbers(data)),
+        section("The action in the space", _space(data)),
+        section("Adjusting", _strips(data.adjusting, "The same prompt and the same seed; only the action moves.")),
+        section("Combining", _strips(data.combining, "Actions are points, so they can be added.")),
+        section("How this was made", _making(data)),
+        section("Limits", _limits(data)),
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>{escape(data.name)} · twinact</title>
-<link rel="icon" href="data:,">
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<div>
-<p class="brand">twinact <span>demo</span></p>
-<h1>{escape(lead(data))}</h1>
-<p class="verdict">{escape(result(data))}</p>
-</div>
-{_hero(data)}
-</header>
-<main>
-{"".join(sections)}</main>
-<footer><p>twinact {escape(__version__)}</p></footer>
-</body>
-</html>
-"""
+    return page(data.name, "demo", lead(data), result(data), "".join(sections), _hero(data))
 
 
 def _hero(data: ReportData) -> str:
@@ -75,26 +47,13 @@ def _hero(data: ReportData) -> str:
     return f"<figure><div>{pictures}</div><figcaption>{escape(text)}</figcaption></figure>"
 
 
-def _section(title: str, body: str, *, wide: bool = False) -> str:
-    anchor = title.lower().replace(" ", "-").replace(",", "")
-    kind = ' class="wide"' if wide else ""
-    return f'<section id="{anchor}"{kind}>\n<h2>{escape(title)}</h2>\n{body}</section>\n'
-
-
 def _exemplars(data: ReportData) -> str:
-    figures = "".join(
-        f"<figure>{_img(picture)}<figcaption>{_caption(caption)}</figcaption></figure>"
-        for picture, caption in data.exemplars
-    )
     return (
         f"<p>The action is one of {len(CUSTOM_ACTIONS)} that nothing was trained on, chosen as an example. These "
         f"pictures are all that it was learned from. The captions name who and where, and leave only the action to "
-        f'<code>{escape("<act>")}</code>.</p>\n<div class="exemplars">{figures}</div>\n'
+        f"<code>{escape(PLACEHOLDER)}</code>.</p>\n"
+        + exemplar_figures((_img(picture), caption) for picture, caption in data.exemplars)
     )
-
-
-def _caption(text: str) -> str:
-    return escape(text).replace("&lt;act&gt;", "<code>&lt;act&gt;</code>")
 
 
 def _methods(data: ReportData) -> str:
@@ -173,24 +132,10 @@ def _share(share: Share) -> str:
 
 
 def _space(data: ReportData) -> str:
-    explanation = data.explanation
-    largest = max((share for _, _, share in explanation.phrases), default=0.0) or 1.0
-    near = "".join(
-        f'<li><span>{escape(text)}</span><span class="meter"><i style="width:{100 * share / largest:.1f}%"></i></span>'
-        f"<span>{100 * share:.0f} % <small>cosine {similarity:.2f}</small></span></li>"
-        for text, similarity, share in explanation.phrases
-    )
-    chart = coefficients(explanation.components, "The largest coefficients; values in standard deviations of phrases")
-    outside = " That is further out than any phrase." if explanation.norm > explanation.largest_phrase_norm else ""
     return (
-        f"<p>The space is spanned by {data.phrase_count} action phrases. The learned point lies "
-        f"{explanation.norm:.1f} times as far from their middle as a typical phrase does.{outside}</p>\n"
-        f'<div class="columns"><div><h3>Nearest phrases</h3><ol class="near">{near}</ol>'
-        "<p><small>Shares are the similarities made to sum to 100 %: a reading aid, not a decomposition.</small></p>"
-        f"</div><div><h3>Largest coefficients</h3>{chart}"
-        "<p><small>slot:component, in standard deviations of the phrases.</small></p></div></div>\n"
-        f'<div class="plots">{_plot(data.map_png, "Map of all phrases with the action", _MAP)}'
-        f"{_plot(data.scree_png, 'Share of variance against components, for each slot', _SCREE)}</div>\n"
+        explained(data.explanation, data.phrase_count)
+        + f'<div class="plots">{plot(data.map_png, "Map of all phrases with the action", _MAP)}'
+        f"{plot(data.scree_png, 'Share of variance against components, for each slot', _SCREE)}</div>\n"
     )
 
 
@@ -209,18 +154,12 @@ def _strip(strip: Strip) -> str:
 
 def _making(data: ReportData) -> str:
     total = sum(data.seconds.values())
-    stages = _pairs({**{name: f"{value:.1f} s" for name, value in data.seconds.items()}, "together": f"{total:.0f} s"})
+    stages = pairs({**{name: f"{value:.1f} s" for name, value in data.seconds.items()}, "together": f"{total:.0f} s"})
     commands = "\n\n".join(f"# {escape(what)}\n{escape(command)}" for what, command in data.commands)
     return (
-        f'<div class="columns three"><div><h3>Settings</h3>{_pairs(data.settings)}</div>'
-        f"<div><h3>Time</h3>{stages}</div><div><h3>Versions</h3>{_pairs(data.versions)}</div></div>\n"
+        f'<div class="columns three"><div><h3>Settings</h3>{pairs(data.settings)}</div>'
+        f"<div><h3>Time</h3>{stages}</div><div><h3>Versions</h3>{pairs(data.versions)}</div></div>\n"
         f"<h3>Commands</h3>\n<pre><code>{commands}</code></pre>\n"
-    )
-
-
-def _pairs(values: Mapping[str, str]) -> str:
-    return (
-        '<dl class="pairs">' + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values.items()) + "</dl>"
     )
 
 
@@ -244,15 +183,4 @@ def _limits(data: ReportData) -> str:
 
 def _img(picture: Picture) -> str:
     alt = picture.alt if picture.seen is None else f"{picture.alt}; judged: {picture.seen}"
-    return f'<img src="{_data_url(picture.png)}" alt="{escape(alt)}">'
-
-
-def _plot(png: bytes, alt: str, text: str) -> str:
-    return (
-        f'<figure><img class="plot" src="{_data_url(png)}" alt="{escape(alt)}">'
-        f"<figcaption>{escape(text)}</figcaption></figure>"
-    )
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return image(picture.png, alt)

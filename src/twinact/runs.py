@@ -1,8 +1,9 @@
 """The folder of one training run: its config, log and checkpoints, such that a run can stop anywhere and go on.
 
 Layout: ``config.json`` (before step 0), ``log.jsonl`` (a line a step), ``checkpoint/step-00000050.safetensors``
-(the last two), ``<name>.action.safetensors`` (at the very end, so that its presence means done). While a run is at
-work its process holds ``.lock``.
+(the last two), ``previews/`` if asked for, ``<name>.action.safetensors`` (at the very end, so that its presence means
+done), ``report.html`` if it was learned by the command line. While a run is at work its process holds ``.lock``.
+Before the config there may be ``.search.safetensors``, a search for the starting phrase that was stopped.
 """
 
 import json
@@ -22,6 +23,8 @@ from twinact.lock import lock
 
 KIND = "twinact-run"
 VERSION = 1
+# Hidden, since a folder without config must be empty; of no use once the config says what was found.
+SEARCH_FILE = ".search.safetensors"
 _CONFIG = "config.json"
 _CHECKPOINT_KIND = "checkpoint"
 _KEPT_CHECKPOINTS = 2
@@ -75,10 +78,13 @@ class RunFolder:
                 _check_same(path, _read_config(config_path), wanted)
                 if not folder.done and folder._lock is None:
                     folder._take()
+                if folder._lock is not None:  # a kill may have come between the config and this
+                    (path / SEARCH_FILE).unlink(missing_ok=True)
             return folder
         content = {"kind": KIND, "version": VERSION, "settings": wanted, "versions": dict(versions)}
         with folder._closed_on_error():
             atomic_write_bytes(config_path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+            (path / SEARCH_FILE).unlink(missing_ok=True)
         return folder
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ Every random choice of a step comes from (seed, step), never from how many draws
 stopped goes on to the same bits without any generator's state, and a step can be made again alone.
 """
 
-import hashlib
 import math
 import threading
 import time
@@ -25,11 +24,12 @@ from twinact.action import Action
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
 from twinact.backbones.text import cuts_untold
+from twinact.batches import draw_batch, latent_masks, step_generator
 from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.exemplars import Exemplars, check_captions
 from twinact.gradients import LossScale, less_memory, out_of_memory_told, set_gradients
-from twinact.methods.base import Batch, Method
+from twinact.methods.base import Method
 from twinact.processes import this_process
 from twinact.runs import Checkpoint, RunFolder
 from twinact.stopping import stop_between_steps
@@ -90,6 +90,7 @@ def train(
     progress: Callable[[StepRecord], None] | None = None,
     *,
     run: RunConfig | None = None,
+    checkpointed: Callable[[int, Method], None] | None = None,
 ) -> TrainResult:
     """Learn an action, or go on with a run that was stopped, or say that it is done.
 
@@ -107,6 +108,8 @@ def train(
         run_dir: The run's own folder; see `twinact.runs`.
         progress: Called after each step, in the main process.
         run: How to carry it out; None takes the defaults.
+        checkpointed: Called in the main process after each checkpoint, except one that was asked for by stopping, with
+            the finished steps and the method; leaves method and backbone as they are.
 
     Raises:
         ConfigError: The parts do not fit each other, the batch has fewer pictures than it is to be split in, or
@@ -169,6 +172,7 @@ def train(
         losses = group.on_main(lambda: _rewound(folder, start))
         with out_of_memory_told("encoding the exemplars", less_memory(run.memory)):
             latents = encode_exemplars(backbone, exemplars)
+        masks = latent_masks(exemplars, latents)
 
         open_until_done.enter_context(backbone.saving(PRESETS[run.memory]))
         stop = open_until_done.enter_context(stop_between_steps())
@@ -177,7 +181,7 @@ def train(
             share = rate_share(config, step)
             for one, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 one["lr"] = rate * share
-            batch = draw_batch(backbone, latents, exemplars.captions, config, step)
+            batch = draw_batch(backbone, latents, exemplars.captions, config, step, masks)
             while True:
                 with out_of_memory_told(f"step {step + 1}", less_memory(run.memory)):
                     values = set_gradients(
@@ -210,6 +214,8 @@ def train(
             if last or stopping or (step + 1) % run.checkpoint_every == 0:
                 state = Checkpoint(step + 1, _collect(method, optimizer, scale))
                 group.on_main(partial(folder.save, state))
+                if checkpointed is not None and (last or not stopping):
+                    group.on_main(partial(checkpointed, step + 1, method))
             if stopping and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {config.steps}; run again to go on")
 
@@ -220,49 +226,8 @@ def train(
         return group.on_main(export)
 
 
-def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """A generator on the CPU for one purpose in one step; equal arguments give equal numbers on every machine."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
 def _part_generator(seed: int, step: int, part: int) -> torch.Generator:
     return step_generator(seed, step, f"method/{part}")
-
-
-def draw_batch(
-    backbone: Backbone,
-    latents: Float[Tensor, "n c h w"],
-    captions: tuple[str, ...],
-    config: LearnConfig,
-    step: int,
-) -> Batch:
-    """The batch of a step: exemplars in shuffled rounds, each round every one once, with partner, noise and time.
-
-    Args:
-        backbone: Gives the times.
-        latents: Of all exemplars.
-        captions: Theirs.
-        config: `seed`, `batch_size` and `noise_bias` are used.
-        step: From 0.
-    """
-    count, size = len(latents), config.batch_size
-    positions = range(step * size, (step + 1) * size)
-    rounds = {position // count for position in positions}
-    orders = {i: torch.randperm(count, generator=step_generator(config.seed, i, "order")).tolist() for i in rounds}
-    chosen = torch.tensor([orders[position // count][position % count] for position in positions])  # (b,)
-    generator = step_generator(config.seed, step, "batch")
-    # Any of the others, all alike likely; the only exemplar is its own partner.
-    shift = torch.randint(1, count, (size,), generator=generator) if count > 1 else torch.zeros(size, dtype=torch.long)
-    partners = (chosen + shift) % count
-    noise = torch.randn((size, *latents.shape[1:]), generator=generator).to(latents)
-    return Batch(
-        latents=latents[chosen.to(latents.device)],
-        captions=tuple(captions[index] for index in chosen.tolist()),
-        partners=latents[partners.to(latents.device)],
-        noise=noise,
-        t=backbone.noising.sample_t(size, generator, config.noise_bias),
-    )
 
 
 def rate_share(config: LearnConfig, step: int) -> float:

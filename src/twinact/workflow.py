@@ -11,27 +11,24 @@ from twinact.action import Action
 from twinact.backbones import family, load
 from twinact.backbones.base import Backbone
 from twinact.backbones.memory import PRESETS
-from twinact.backbones.text import cuts_untold
 from twinact.backbones.weights import same_model
 from twinact.configs import LearnConfig, RunConfig
 from twinact.encoders import ActionEncoder, load_action_encoder
 from twinact.errors import ConfigError
-from twinact.exemplars import check_captions, load_exemplars
+from twinact.exemplars import load_exemplars
 from twinact.export import import_action
-from twinact.gradients import autocast, less_memory, out_of_memory_told
+from twinact.gradients import out_of_memory_told
 from twinact.methods import make_method
 from twinact.phrases import load_phrases
+from twinact.previews import Previews
 from twinact.processes import this_process
 from twinact.runs import settings_of
 from twinact.space import ActionSpace
-from twinact.start import likeliest_phrases
-from twinact.train import StepRecord, TrainResult, encode_exemplars, train
+from twinact.start import starting_phrase
+from twinact.train import StepRecord, TrainResult, train
 
 SPACE_FILE = "phrases.space.safetensors"
 _WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Pictures that the denoiser sees at once while the starting phrase is looked for; without gradients, so more than a
-# step has.
-_SEARCHED_AT_ONCE = {"low": 4, "normal": 32, "fast": 32}
 
 
 def open_model(
@@ -202,7 +199,8 @@ def learn(
     """Learn the action that a folder of pictures shows; the same call goes on with a run that was stopped.
 
     Without ``config.start``, TwinAct begins at the phrase of its space under which the model finds the exemplars
-    likeliest. The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine.
+    likeliest. The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any machine,
+    and previews if `run` asks for them.
 
     Args:
         exemplars: Folder of pictures with captions; see `twinact.exemplars.load_exemplars`.
@@ -217,15 +215,17 @@ def learn(
 
     Raises:
         TwinactError: As `load_exemplars`, `make_method` and `train`; `run_dir` is looked at first.
-        KeyboardInterrupt: The run was stopped; its checkpoint is saved.
+        KeyboardInterrupt: The run was stopped; its checkpoint is saved, or what the search has found.
     """
     run, group = run or RunConfig(), this_process()
     # Also refuses a folder that is not ours before anything takes time.
     begun = group.on_main(lambda: settings_of(run_dir)) or {}
     data = load_exemplars(exemplars, backbone.image_size)
     kept = Path(run_dir) / SPACE_FILE
+    drawn = Previews(backbone, run_dir, config, run) if run.preview_every else None
     if config.method != "twinact":
-        return train(make_method(config, backbone), backbone, data, config, run_dir, progress, run=run)
+        method = make_method(config, backbone)
+        return train(method, backbone, data, config, run_dir, progress, run=run, checkpointed=drawn)
     if space is None:
 
         def find_space() -> ActionSpace:
@@ -238,20 +238,11 @@ def learn(
         def find_start() -> str:
             if begun.get("start") is not None:
                 return str(begun["start"])
-            told = out_of_memory_told("looking for the starting phrase", less_memory(run.memory))
-            with told, cuts_untold():  # `train` tells of captions that are cut
-                check_captions(data, backbone, config.slots)
-                latents = encode_exemplars(backbone, data)
-                savings = replace(PRESETS[run.memory], compile=False)  # hardly longer than compiling takes
-                with backbone.saving(savings), autocast(backbone.device, run.precision):
-                    at_once = _SEARCHED_AT_ONCE[run.memory]
-                    found_ones = likeliest_phrases(
-                        backbone, found, latents, data.captions, batch_size=at_once, progress=searching
-                    )
-            return found_ones[0][0]
+            return starting_phrase(backbone, found, data, run_dir, run, searching)
 
         config = replace(config, start=group.on_main(find_start))
-    result = train(make_method(config, backbone, space, encoder), backbone, data, config, run_dir, progress, run=run)
+    method = make_method(config, backbone, space, encoder)
+    result = train(method, backbone, data, config, run_dir, progress, run=run, checkpointed=drawn)
 
     def keep_space() -> None:
         if not kept.is_file():  # only now: a folder that holds no run yet must be empty

@@ -75,6 +75,10 @@ def learn(
         typer.Option(help="Parts to take the pictures of a step in; as many as memory asks for if not given."),
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = RunConfig.checkpoint_every,
+    preview_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between previews, drawn into the run folder; a quarter of all if not given, 0: none."),
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option(help=f"Where to learn many actions: {', '.join(CLUSTERS)}; here if not given.")
     ] = None,
@@ -91,6 +95,8 @@ def learn(
     options = dict(locals())  # every setting is an option of its own name
     given = {field.name: options[field.name] for field in fields(LearnConfig)}
     options["precision"] = _agreed_precision(precision)
+    if preview_every is None:
+        options["preview_every"] = max(1, steps // 4)
     said = {field.name: options[field.name] for field in fields(RunConfig) if options[field.name] is not None}
     RunConfig(**said)
     if similarity_weight is None:
@@ -125,14 +131,18 @@ def learn(
     config = configs[0]
     from twinact import workflow
     from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
+    from twinact.run_report import report_run
     from twinact.suited import run_config
 
-    captions = load_exemplars(exemplars, _LOOKED_AT).captions
+    looked_at = load_exemplars(exemplars, _LOOKED_AT)
+    captions, masked = looked_at.captions, sum(mask is not None for mask in looked_at.masks)
     if DEFAULT_CAPTION in captions:
         say(
             f"{captions.count(DEFAULT_CAPTION)} of {len(captions)} pictures have no caption: name actor and place in a "
             ".txt beside each ('a woman <act> in a park'), so that they are not learned with the action"
         )
+    if masked:
+        say(f"{masked} of {len(captions)} pictures have a mask: of these, only what is white in it counts")
     run_dir = out or Path("runs") / config.name
     run = run_config(said, model, config.batch_size, run_dir)
     backbone = open_model(model, run.precision, run.memory)
@@ -157,6 +167,7 @@ def learn(
         return
     if result.already_done:
         say("this run is already done")
+    say(f"report: {report_run(run_dir, exemplars, result.action)}")
     near = []
     if result.action.coefficients is not None:
         near = _nearest(result.action, ActionSpace.load(result.action_path.parent / workflow.SPACE_FILE))

@@ -24,6 +24,7 @@ class Batch:
         partners: Clean latents of another exemplar each (its own where there is only one exemplar).
         noise: Standard normal.
         t: Times, as the backbone takes them.
+        mask: How much each place of the pictures counts, in [0, 1]; None: all alike.
     """
 
     latents: Float[Tensor, "b c h w"]
@@ -31,6 +32,7 @@ class Batch:
     partners: Float[Tensor, "b c h w"]
     noise: Float[Tensor, "b c h w"]
     t: Shaped[Tensor, " b"]
+    mask: Float[Tensor, "b 1 h w"] | None = None
 
 
 class ParameterGroup(TypedDict):
@@ -101,7 +103,7 @@ class Denoised:
     Attributes:
         noised: What it was given and asked.
         prediction: What it said.
-        loss: Weighted mean squared error of that.
+        loss: Weighted mean squared error of that, where the pictures count.
     """
 
     noised: Noised
@@ -114,4 +116,4 @@ def denoise(backbone: Backbone, batch: Batch, vectors: list[Float[Tensor, "_ _"]
     noised = backbone.noising.add(batch.latents, batch.noise, batch.t)
     cond = backbone.encode_text(list(batch.captions), {PLACEHOLDER: vectors})
     prediction = backbone.predict(noised.x_t, noised.t, cond)
-    return Denoised(noised, prediction, denoising_loss(prediction, noised.target, noised.weight))
+    return Denoised(noised, prediction, denoising_loss(prediction, noised.target, noised.weight, batch.mask))
