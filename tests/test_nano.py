@@ -264,7 +264,7 @@ def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch
         before, model = weights, _train(tmp_path / "run", part)
         weights = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*.safetensors")}
         changed = {name.split("/")[0] for name, content in before.items() if weights[name] != content}
-        assert changed == ({"unet", SPACE_FILE} if part == "refine" else set()), part
+        assert changed == ({"unet", "text_encoder", SPACE_FILE} if part == "refine" else set()), part
         there |= files | ({"feature_extractor"} if "model_index.json" in there else set())
         assert {path.name for path in model.iterdir()} == there, part
     pipeline = DiffusionPipeline.from_pretrained(model)

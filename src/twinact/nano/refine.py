@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -64,6 +64,9 @@ def refine_unet(
 ) -> None:
     """Train `unet` further, on poses of its own drawings and, so that it forgets nothing, on true pictures.
 
+    The layers of `text` learn along, since words of two phrases at once are what is understood least; its embeddings,
+    which span the action space, stay.
+
     Directions of segments within `recipe.pose_slack` of what is asked are right enough: what a caption leaves unsaid
     varies by as much. Captions with a phrase of several meanings are left out, as the picture may show any.
     """
@@ -71,6 +74,8 @@ def refine_unet(
     pictures = cache_pictures(recipe, vae, tokenizer, pictures_folder / PICTURES, workers, report)
     denoising = Denoising(recipe, pictures, text, tokenizer, fit.batch_size)
     encoder = encoder.requires_grad_(False).eval().to(device)
+    for name, parameter in text.named_parameters():
+        parameter.requires_grad_("embedding" not in name)
     unet.to(device).set_attn_processor(AttnProcessor())
     scheduler, part = build_scheduler(), drawn_part(recipe)
 
@@ -98,8 +103,9 @@ def refine_unet(
         read = range(_FIRST, _STEPS) if others else range(_FIRST)
         scheduler.set_timesteps(_STEPS)  # forgets the drawing before
         x, errors = wish.noise, []
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             told = text(input_ids=wish.ids).last_hidden_state
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             untold = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
         for number, t in enumerate(scheduler.timesteps[: read.stop]):
             times = t.to(device).expand(len(x))
@@ -126,5 +132,6 @@ def refine_unet(
         pose = pose_error(step, wish)
         return {"loss": error + recipe.pose_weight * pose, "denoising": error, "pose": pose}
 
-    fit_module(unet, batches, loss, fit, folder, report)
+    fit_module(nn.ModuleDict({"unet": unet, "text": text}), batches, loss, fit, folder, report)
+    text.requires_grad_(False)
     unet.set_default_attn_processor()

@@ -72,8 +72,8 @@ def train_nano(
         run: Run folder; the same call goes on where an earlier one stopped. Parts may differ.
         parts: Which parts to train now, of `PARTS`; the parts they build on are trained first, or taken from `start`.
             None: all.
-        start: A model folder to go on from: its text tower and VAE are kept as they are, its UNet and judges are
-            where training begins. None starts from nothing.
+        start: A model folder to go on from: its text tower (unless refined) and VAE are kept as they are, its UNet and
+            judges are where training begins. None starts from nothing.
         workers: Processes that draw pictures.
         report: Receives lines about progress.
 
@@ -136,6 +136,7 @@ def train_nano(
         seen = run / "unet"
         refine_unet(recipe, vae, text, tokenizer, unet, reader, run / "refine", seen, workers, report)
         _save_half(unet, model / "unet")
+        _save_half(text, model / "text_encoder")
     if "vision" in wanted:
         vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
         _save_half(vision, model / "image_encoder")
