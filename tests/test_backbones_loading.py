@@ -161,7 +161,8 @@ def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(mak
         assert ids.argmax() != end
         module = getattr(pipeline, encoder)
         again = type(module).from_pretrained(saved / encoder)  # by the stock class, which knows the config alone
-        assert torch.equal(pooled_by(again, ids), pooled_by(module, ids))
+        # Not to the bit: sums may be ordered by where a process has its weights in memory.
+        torch.testing.assert_close(pooled_by(again, ids), pooled_by(module, ids))
         last = getattr(module, "text_model", module)(ids).last_hidden_state[:, end]
         ends.append(module.text_projection(last) if hasattr(module, "text_projection") else last)
     assert pooled is not None

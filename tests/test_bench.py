@@ -20,7 +20,8 @@ from twinact.bench.calibrate import (
 from twinact.bench.judges import Judges, Verdict, compressed
 from twinact.bench.metrics import Asked, Share, score
 from twinact.bench.tasks import asks, best_text
-from twinact.nano.heatmaps import heat_loss, joint_positions, limb_map
+from twinact.encoders.pose import joint_positions
+from twinact.nano.heatmaps import heat_loss, limb_map
 from twinact.nano.recipe import RECIPE
 from twinact.world.draw import draw
 from twinact.world.meanings import meanings

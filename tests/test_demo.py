@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import twinact.nano
 import twinact.suited
@@ -42,7 +45,7 @@ SMALL = DemoConfig(learn_steps=2, draw_steps=1, actors=2, places=2)
 def nano(toy_nano: Path) -> Iterator[Backbone]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(twinact.nano, "_WEIGHTS", toy_nano)
-        # bf16 rounds a picture differently in batches of another size, and here files are compared to the byte.
+        # bf16 rounds a picture differently in batches of another size, by more than a level.
         patch.setattr(twinact.suited, "cpu_computes_bf16", lambda: False)
         yield load("nano")
 
@@ -83,7 +86,9 @@ def test_demo_goes_on_where_it_stopped_and_says_when_it_is_done(
     after = content(out)
     changed = {path.name for path in before if before[path][1] != after[path][1]}
     assert changed == {"report.html", "demo.json", lost.name} | PHRASE_FILES
-    assert before[lost][0] == after[lost][0]
+    # Alone, a picture may be rounded otherwise than in the batch that it was first drawn in.
+    first, again = (np.asarray(Image.open(BytesIO(found[lost][0])), dtype=np.int16) for found in (before, after))
+    assert np.abs(first - again).max() <= 1
 
     with pytest.raises(ConfigError, match=r"guidance was 3\.0 and is 2\.0"):
         run_demo(out, replace(SMALL, guidance=2.0))
