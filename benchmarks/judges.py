@@ -18,6 +18,7 @@ from twinact.backbones.base import Backbone
 from twinact.bench.calibrate import Case, calibrate, drawn_scenes, hardest, judged
 from twinact.bench.judges import Judges
 from twinact.encoders import LatentActionEncoder
+from twinact.encoders.pose import segment_directions
 from twinact.nano import judges_dir
 from twinact.nano.data import SEGMENTS
 from twinact.workflow import action_encoder, open_model
@@ -26,31 +27,24 @@ from twinact.world.draw import joints
 COUNT, SEED = 2000, 11
 
 
-def directions(positions: np.ndarray) -> np.ndarray:
-    """Angles (b, segments) of the segments of the body in radians, from joints (b, 17, 2)."""
-    start, end = ([pair[k] for pair in SEGMENTS] for k in (0, 1))
-    x, y = np.moveaxis(positions[:, end] - positions[:, start], 2, 0)
-    return np.arctan2(y, x)
-
-
-def errors(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Signed differences of angles, the short way round, in degrees."""
-    return np.rad2deg((found - true + np.pi) % (2 * np.pi) - np.pi)
+def off(found: torch.Tensor, true: torch.Tensor) -> np.ndarray:
+    """Signed angles (b, segments) in degrees from true to found directions, both (b, segments, 2)."""
+    (x, y), (u, v) = found.unbind(2), true.unbind(2)
+    return torch.rad2deg(torch.atan2(u * y - v * x, u * x + v * y)).numpy()
 
 
 @torch.no_grad()
 def beside_the_encoder(cases: Sequence[Case], backbone: Backbone, encoder: LatentActionEncoder) -> dict[str, Any]:
     """Errors of the segments' directions as the encoder and the judges read them from the same pictures, as JSON."""
-    true = directions(np.stack([joints(case.scene) for case in cases]))
-    by_judges = errors(directions(np.stack([joints(case.seen) for case in cases])), true)
-    found = []
-    for start in range(0, len(cases), 64):
-        pixels = torch.from_numpy(np.stack([np.asarray(case.picture) for case in cases[start : start + 64]]))
-        latents = backbone.encode_image(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        found.append(encoder.directions(latents).numpy())
-    x, y = np.moveaxis(np.concatenate(found), 2, 0)
-    by_encoder = errors(np.arctan2(y, x), true)
+    true, seen = (
+        segment_directions(torch.from_numpy(np.stack([joints(scene) for scene in scenes])).float(), SEGMENTS)
+        for scenes in ([case.scene for case in cases], [case.seen for case in cases])
+    )
+    pixels = torch.from_numpy(np.stack([np.asarray(case.picture) for case in cases])).permute(0, 3, 1, 2)
+    latents = [backbone.encode_image(chunk.float() / 127.5 - 1) for chunk in pixels.split(64)]
+    by_judges, by_encoder = off(seen, true), off(torch.cat([encoder.directions(chunk) for chunk in latents]), true)
     far_judges, far_encoder = np.abs(by_judges) > 20, np.abs(by_encoder) > 20
+    near = ~far_judges & ~far_encoder
     return {
         "judges, median degrees": round(float(np.median(np.abs(by_judges))), 2),
         "judges, 90th percentile": round(float(np.quantile(np.abs(by_judges), 0.9)), 2),
@@ -60,7 +54,7 @@ def beside_the_encoder(cases: Sequence[Case], backbone: Backbone, encoder: Laten
         "share off by over 20 degrees, encoder": round(float(far_encoder.mean()), 4),
         "share off by over 20 degrees, both": round(float((far_judges & far_encoder).mean()), 4),
         "correlation of signed errors within 20 degrees": round(
-            float(np.corrcoef(by_judges[~far_judges & ~far_encoder], by_encoder[~far_judges & ~far_encoder])[0, 1]), 3
+            float(np.corrcoef(by_judges[near], by_encoder[near])[0, 1]), 3
         ),
     }
 

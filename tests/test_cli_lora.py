@@ -7,29 +7,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
+from commands import done, refused
 from families import backbone_of
 from tiny import tiny_flux
 from twinact import lora
 from twinact.action import Action
 from twinact.backbones import model_id
-from twinact.cli import app
 
 
-def done(*arguments: str | Path) -> list[Path]:
+def made(*arguments: str | Path) -> list[Path]:
     """Paths that a command printed."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr + repr(result.exception)
-    return [Path(line) for line in result.stdout.splitlines()]
-
-
-def refused(*arguments: str | Path, code: int = 1) -> str:
-    """The one line that says why."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code and result.stdout == "", result.stderr + repr(result.exception)
-    (line,) = [line for line in result.stderr.splitlines() if not line.startswith(("opening model", "for this CPU"))]
-    return line
+    return [Path(line) for line in done(*arguments).stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +28,7 @@ def learned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, colour in enumerate(("red", "green")):
         Image.new("RGB", (40, 48), colour).save(photos / f"{index}.png")
     options = ("--method", "textual-inversion", "--lora-rank", "2", "--lora-learning-rate", "0.05", "--steps", "4")
-    return done("learn", photos, "--model", model, *options, "--out", tmp_path_factory.mktemp("runs") / "leap")[0]
+    return made("learn", photos, "--model", model, *options, "--out", tmp_path_factory.mktemp("runs") / "leap")[0]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +50,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw(action: Path, model: Path, prompt: str, *options: str | Path) -> tuple[bytes, dict[str, object]]:
-    (path,) = done("generate", action, "--model", model, "--prompt", prompt, "--steps", "1", *options)
+    (path,) = made("generate", action, "--model", model, "--prompt", prompt, "--steps", "1", *options)
     with Image.open(path) as picture:
         return picture.tobytes(), json.loads(picture.info["twinact"])
 
@@ -86,7 +75,7 @@ def test_an_actor_of_another_tool_does_the_action(learned: Path, model: Path, ac
     assert len({alone, both, draw(learned, model, "a cat <act> in the park")[0]}) == 3
     assert alone == draw(learned, model, prompt, "--actor", word, "--actor", weights, "--actor-weight", "0")[0]
     # The same by way of imported files.
-    imported = [done("import", f, "--name", f.stem, "--out", f.stem, "--model", model)[0] for f in (word, weights)]
+    imported = [made("import", f, "--name", f.stem, "--out", f.stem, "--model", model)[0] for f in (word, weights)]
     assert both == draw(learned, model, prompt, "--actor", imported[0], "--actor", imported[1])[0]
     # A LoRA alone as the action: it is asked for by its own word.
     draw(imported[1], model, "a photo of a cat")
@@ -110,7 +99,7 @@ def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, act
 
 
 def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
-    paths = done("export", learned, "--model", model)
+    paths = made("export", learned, "--model", model)
     assert [str(path) for path in paths] == [
         "exports/twa-leap.safetensors",
         "exports/twa-leap/learned_embeds.safetensors",
@@ -119,7 +108,7 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
         "exports/bundle/twa-leap.safetensors",
     ]
     assert "not replaced" in refused("export", learned, "--model", model)
-    back = Action.load(done("import", paths[-1], "--name", "back", "--out", "back", "--model", model)[0])
+    back = Action.load(made("import", paths[-1], "--name", "back", "--out", "back", "--model", model)[0])
     action = Action.load(learned)
     assert back.vectors[0].equal(action.vectors[0])
     assert all(back.lora[key].equal(weight) for key, weight in action.lora.items())
@@ -133,8 +122,7 @@ def test_export_says_which_tools_have_no_words_for_t5(tmp_path: Path) -> None:
     vectors = [table.weight[:2] for table in backbone_of("flux").token_tables()]
     action = Action("leap", vectors, model_id(tmp_path / "flux"), lora=lora.fresh(backbone_of("flux"), 2, 0))
     file = action.save(tmp_path / "leap.action.safetensors")
-    result = CliRunner().invoke(app, ["export", str(file), "--model", str(tmp_path / "flux"), "--out", "exports"])
-    assert result.exit_code == 0, result.stderr
+    result = done("export", file, "--model", tmp_path / "flux", "--out", "exports")
     assert len(result.stdout.splitlines()) == 4
     assert "type: twa-leap (diffusers), embedding:twa-leap (ComfyUI)" in result.stderr
     assert "A1111" not in result.stderr and "Forge" not in result.stderr

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from families import CORE, FAMILIES, backbone_of, modules, pixels, vectors_of
-from small import exemplars_in
+from small import exemplars_in, small_space
 from twinact import PLACEHOLDER, lora
 from twinact.action import Action
 from twinact.backbones.base import Backbone
@@ -19,10 +19,8 @@ from twinact.exemplars import Exemplars
 from twinact.files import read_safetensors, tensor_hash
 from twinact.methods import Batch, Method, WithLora, make_method
 from twinact.sample import generate
-from twinact.space import ActionSpace
 from twinact.train import StepRecord, encode_exemplars, train
 
-PHRASES = ("jumping", "jumping on the moon", "a robot in the park", "dancing", "sitting down", "the dog", "photo of")
 PROMPTS = [f"a robot {PLACEHOLDER} in a park", f"a cat {PLACEHOLDER}"]
 BASE = LearnConfig(
     name="leap", method="textual-inversion", steps=6, batch_size=4, lora_rank=4,
@@ -36,11 +34,7 @@ def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
 
 
 def method_of(backbone: Backbone, config: LearnConfig) -> Method:
-    space = None
-    if config.method == "twinact":
-        space = ActionSpace.build(
-            backbone.token_tables(), PHRASES, model_id=backbone.model_id, tokenizer_hash=backbone.tokenizer_hash
-        )
+    space = small_space(backbone) if config.method == "twinact" else None
     return make_method(config, backbone, space)
 
 

@@ -23,7 +23,15 @@ from twinact.cli.world import _told
 from twinact.encoders import load_action_encoder
 from twinact.errors import ConfigError, DataError
 from twinact.nano import judges_dir, model_dir
-from twinact.nano.data import described, drawn_part, features_pose, picture_batches, pose_features, trained_part
+from twinact.nano.data import (
+    described,
+    drawn_part,
+    features_pose,
+    freely_posed,
+    picture_batches,
+    pose_features,
+    trained_part,
+)
 from twinact.nano.evaluate import (
     between_pairs,
     contact_sheet,
@@ -45,6 +53,7 @@ from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.pose import distance
 from twinact.world.sampling import sample_free_pose
+from twinact.world.splits import is_held_out_pose
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +98,14 @@ def test_picture_number_i_does_not_depend_on_batches_or_workers() -> None:
     assert torch.equal(whole.images[3:], later.images)
     assert whole.images.min() >= -1 and whole.images.max() <= 1
     assert 0 < whole.masks.mean() < 0.6
+
+
+def test_every_second_pose_is_drawn_freely_and_none_is_a_custom_action() -> None:
+    part = trained_part(RECIPE)
+    for index in range(40):
+        said, item = described(RECIPE, part, index, 5), freely_posed(RECIPE, part, index, 5)
+        assert (item.scene.pose == said.scene.pose) is (index % 2 == 0)
+        assert item.scene.actor == said.scene.actor and not is_held_out_pose(item.scene.pose)
 
 
 def test_unet_draws_only_phrases_that_a_picture_of_this_size_shows() -> None:
@@ -270,6 +287,13 @@ def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch
     pipeline = DiffusionPipeline.from_pretrained(model)
     assert pipeline.image_encoder is not None and pipeline.vae.dtype == pipeline.image_encoder.dtype == torch.float32
     assert load_action_encoder(model) is not None and Judges.load(model / "judges").actors
+
+    refined = [
+        _train(tmp_path / f"weight-{weight}", "refine", recipe=replace(SMALLER, pose_weight=weight), start=model)
+        for weight in (0.0, 2.0)
+    ]
+    without, with_pose = ((folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in refined)
+    assert without != with_pose, "the drawn pose must reach the UNet"
 
     further = _train(tmp_path / "further", "vision", start=model)
     assert {path.name for path in further.iterdir()} == there
