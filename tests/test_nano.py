@@ -33,15 +33,16 @@ from twinact.nano.data import (
     trained_part,
 )
 from twinact.nano.evaluate import (
-    between_pairs,
     contact_sheet,
     evaluate_between,
     evaluate_nano,
     evaluate_vae,
+    measured_pairs,
     prompts,
 )
 from twinact.nano.fit import fit_module, schedule
 from twinact.nano.recipe import RECIPE, Fit, Recipe
+from twinact.nano.refine import pose_distance
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.nano.train import PARTS, train_nano
 from twinact.nano.unet import _visit, build_scheduler, build_unet
@@ -198,19 +199,19 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
 
 def test_ways_between_phrases_are_asked_of_the_same_joints(toy_nano: Path) -> None:
     space = ActionSpace.load(toy_nano / SPACE_FILE)
-    pairs = between_pairs(space, 12, 0)
-    assert len(set(pairs)) == 12 and pairs == between_pairs(space, 12, 0) != between_pairs(space, 12, 1)
+    pairs = measured_pairs(space, 12, 0)
+    assert len(set(pairs)) == 12 and pairs == measured_pairs(space, 12, 0) != measured_pairs(space, 12, 1)
     for a, b in pairs:
         there, here = meanings()[a][0].targets, meanings()[b][0].targets
         assert there.keys() == here.keys()
         assert any(distance(n, there[n].value, here[n].value) > 2 * here[n].tolerance for n in here)
     with pytest.raises(ConfigError, match=r"between is 1000000 and the space has \d+ pairs .*; give at most \d+"):
-        between_pairs(space, 1_000_000, 0)
+        measured_pairs(space, 1_000_000, 0)
 
 
 def test_ways_between_phrases_are_drawn_from_one_to_the_other(toy: Backbone, toy_nano: Path) -> None:
     space = ActionSpace.load(toy_nano / SPACE_FILE)
-    facts = evaluate_between(toy, space, Judges().eval(), between_pairs(space, 1, 0), 0, steps=1)
+    facts = evaluate_between(toy, space, Judges().eval(), measured_pairs(space, 1, 0), 0, steps=1)
     assert facts["monotone"]["count"] == 1 and len(facts["ways"][0]["advance"]) == 5
 
 
@@ -298,6 +299,19 @@ def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch
     further = _train(tmp_path / "further", "vision", start=model)
     assert {path.name for path in further.iterdir()} == there
     assert open_model(further).model_id.split("@")[1] == open_model(model).model_id.split("@")[1]
+
+
+def test_the_distance_from_a_choice_of_poses_is_that_from_one_of_them() -> None:
+    up, down, right = torch.tensor([[0.0, -1.0], [0.0, 1.0], [1.0, 0.0]])
+    wanted = torch.stack([torch.stack([up, up]), torch.stack([down, down])])[None]  # one picture, two poses
+    first, second = torch.stack([up, up])[None], torch.stack([down, down])[None]
+
+    def of(*steps: torch.Tensor) -> float:
+        return float(pose_distance(torch.stack(steps), wanted, slack=0.1))
+
+    assert of(first, first) == of(second, second) == 0
+    assert of(first, second) == pytest.approx(0.95)  # half of the steps are 2 away
+    assert of(torch.stack([up, right])[None]) == pytest.approx((2**0.5 - 0.1) / 2, abs=1e-4)
 
 
 def test_a_run_goes_on_with_its_own_recipe_only(tmp_path: Path, monkeypatch) -> None:

@@ -19,10 +19,10 @@ from twinact.nano.tokenizer import build_tokenizer
 from twinact.phrases import load_phrases
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
 from twinact.world.captions import caption, follows_directly
-from twinact.world.meanings import meanings
+from twinact.world.meanings import meanings, phrase_holds
 from twinact.world.places import PLACES
 from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, distance
-from twinact.world.sampling import Part, sample_described, sample_free_pose
+from twinact.world.sampling import Part, possible_poses, sample_described, sample_free_pose
 from twinact.world.scene import WORLD_VERSION
 from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS, is_held_out_pose, write_exemplars
 
@@ -138,6 +138,18 @@ def test_custom_actions_are_eight_of_each_kind_and_held_out() -> None:
         pose = Pose().with_values({n: t.value for n, t in action.pose.targets.items()})
         assert is_held_out_pose(pose) and action.pose.holds(pose)
         assert 1 <= len(action.actors) <= 2 and set(action.actors) <= set(RECIPE.actors)
+
+
+def test_phrases_that_leave_a_choice_mean_several_poses() -> None:
+    rng = np.random.default_rng(0)
+    right, left = possible_poses(["scratching the head", "right knee slightly up"], rng)
+    assert right.r_elbow == left.l_elbow == 110 and abs(left.r_elbow) < 10 and right.r_hip == left.r_hip
+    for pose in (right, left):
+        assert phrase_holds("scratching the head", pose) and phrase_holds("right knee slightly up", pose)
+    assert len(possible_poses([], rng)) == 1
+    # Each is known, and both together are the custom action flex-lunge.
+    assert possible_poses(["flexing both arms"], rng) and possible_poses(["lunging left"], rng)
+    assert possible_poses(["flexing both arms", "lunging left"], rng) == []
 
 
 def test_no_phrase_alone_means_a_custom_action() -> None:

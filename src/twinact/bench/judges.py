@@ -5,9 +5,7 @@ any phrase, from other seeds, and share no weights with anything that a loss may
 errors are those of the action encoder, which finds joints in heat maps as well, is measured in ``docs/judges.md``.
 """
 
-import cmath
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from twinact.bench.body_fit import fit_pose
 from twinact.encoders.pose import joint_positions
 from twinact.errors import CheckpointError
 from twinact.nano.data import POSE_FEATURES, features_pose, pose_features
@@ -34,7 +33,7 @@ from twinact.world.places import PLACES
 from twinact.world.pose import Pose
 from twinact.world.sampling import sample_free_camera, sample_free_pose
 from twinact.world.scene import WORLD_VERSION, Scene
-from twinact.world.skeleton import JOINT_NAMES, limb_angles
+from twinact.world.skeleton import JOINT_NAMES
 
 STREAM = 77
 # Of the pose features: sine and cosine of the rotation, clearance, torso and head.
@@ -59,8 +58,7 @@ class Verdict:
 class Judges(nn.Module):
     """A convolutional network that finds the joints in heat maps, and reads the rest of the picture as a whole.
 
-    Limb angles and the body's rotation follow from the joints (soft arg-max of the heat maps: Sun et al., "Integral
-    Human Pose Regression", 2018); height above the ground, face and hands are regressed, actor and place classified.
+    The pose is that of the actor's body fitted to the maps; face and hands are regressed, actor and place classified.
     """
 
     def __init__(self) -> None:
@@ -107,14 +105,10 @@ class Judges(nn.Module):
         verdicts = []
         for chunk in (stacked / 127.5 - 1).split(128):
             heat, features, actor, place = self._both_ways(chunk)
-            rows = zip(
-                joint_positions(heat).numpy(),
-                features.numpy(),
-                actor.argmax(1).tolist(),
-                place.argmax(1).tolist(),
-                strict=True,
-            )
-            verdicts += [Verdict(_read_pose(j, f), self.actors[a], self.places[p]) for j, f, a, p in rows]
+            actors = [self.actors[number] for number in actor.argmax(1).tolist()]
+            places = [self.places[number] for number in place.argmax(1).tolist()]
+            rows = zip(heat.numpy(), features.numpy(), actors, places, strict=True)
+            verdicts += [Verdict(fit_pose(maps, read, who), who, where) for maps, read, who, where in rows]
         return verdicts
 
     def _both_ways(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,16 +149,6 @@ class Judges(nn.Module):
 
 def _log_share(heat: Tensor) -> Tensor:
     return heat.flatten(2).log_softmax(2).unflatten(2, heat.shape[2:])
-
-
-def _read_pose(joints: np.ndarray, features: np.ndarray) -> Pose:
-    whole = features_pose(features)
-    points = {name: complex(*point) for name, point in zip(JOINT_NAMES, joints, strict=True)}
-    # Hips are a few pixels apart, and the trunk's direction depends on its lean: together they are surer than either.
-    hips = points["l_hip"] - points["r_hip"]
-    trunk = 1j * (points["neck"] - points["pelvis"]) * cmath.exp(-1j * math.radians(whole.torso_lean))
-    root = math.degrees(cmath.phase(hips / abs(hips) + trunk / abs(trunk)))
-    return Pose.from_array(whole.with_values({"root_rotation": root, **limb_angles(points, root)}).as_array())
 
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -63,7 +63,7 @@ def evaluate(
     from twinact.bench.judges import Judges
     from twinact.files import atomic_write_bytes
     from twinact.nano import judges_dir, model_dir
-    from twinact.nano.evaluate import between_pairs, contact_sheet, evaluate_between, evaluate_nano, evaluate_vae
+    from twinact.nano.evaluate import contact_sheet, evaluate_between, evaluate_nano, evaluate_vae, measured_pairs
     from twinact.shots import png_bytes
     from twinact.space import ActionSpace
     from twinact.suited import suited_here
@@ -78,7 +78,7 @@ def evaluate(
     judges = Judges.load(own_judges if own_judges.is_dir() else judges_dir())
     if between:  # too few pairs are told before anything is drawn
         space = ActionSpace.load(own_space) if own_space.is_file() else default_space(backbone)
-        pairs = between_pairs(space, between, seed)
+        pairs = measured_pairs(space, between, seed)
     with progress("drawing") as advance:
         drawn, pictures = evaluate_nano(
             backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from twinact.bench.calibrate import AT_ONCE, drawn_scenes, round_trip
 from twinact.bench.judges import Judges, Verdict
 from twinact.bench.metrics import share
 from twinact.errors import ConfigError
+from twinact.nano.between import between_pairs
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
@@ -26,7 +26,6 @@ from twinact.world.captions import caption, with_article
 from twinact.world.draw import draw
 from twinact.world.meanings import meanings, phrase_holds
 from twinact.world.places import PLACES
-from twinact.world.pose import PartialPose, distance
 from twinact.world.sampling import sample_described
 from twinact.world.scene import Scene
 
@@ -125,37 +124,28 @@ def _grouped(pairs: Iterable[tuple[str, bool]]) -> dict[str, list[bool]]:
     return groups
 
 
-def between_pairs(space: ActionSpace, count: int, seed: int) -> list[tuple[str, str]]:
-    """Pairs of phrases that name the same joints and ask for clearly different angles, each filling every slot.
+def measured_pairs(space: ActionSpace, count: int, seed: int) -> list[tuple[str, str]]:
+    """Pairs of phrases, of those that are kept for measuring (see `between_pairs`), that fill every slot.
 
     Raises:
         ConfigError: The space has fewer such pairs than `count`.
     """
-    table = meanings()
     whole = {phrase for phrase, mask in zip(space.phrases, space.phrase_mask, strict=True) if bool(mask.all())}
-    phrases = [p for p in drawn_part(RECIPE).phrases if p in whole and len(table[p]) == 1]
-    fitting = [(a, b) for a, b in combinations(phrases, 2) if _clearly_apart(table[a][0], table[b][0])]
+    fitting = between_pairs([p for p in drawn_part(RECIPE).phrases if p in whole], measured=True)
     if len(fitting) < count:
         raise ConfigError(
             f"between is {count} and the space has {len(fitting)} pairs of phrases that name the same joints with "
-            f"clearly different angles; give at most {len(fitting)}"
+            f"clearly different angles and are kept for measuring; give at most {len(fitting)}"
         )
     order = np.random.default_rng([seed, 994]).permutation(len(fitting))
     return [fitting[i] for i in order[:count]]
-
-
-def _clearly_apart(a: PartialPose, b: PartialPose) -> bool:
-    there, here = a.targets, b.targets
-    if there.keys() != here.keys():
-        return False
-    return any(distance(n, there[n].value, here[n].value) > 2 * here[n].tolerance for n in here)
 
 
 def evaluate_between(
     backbone: Backbone, space: ActionSpace, judges: Judges, pairs: Sequence[tuple[str, str]], seed: int, *,
     steps: int = 25, guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Whether points between two phrases of the space (see `between_pairs`) are drawn as poses between theirs.
+    """Whether points between two phrases of the space (see `measured_pairs`) are drawn as poses between theirs.
 
     Five points of each way are drawn with the same four actors and noises. Their judged joint angles, in tolerances,
     are projected on the line from one phrase's pose to the other's; a way is monotone when the mean advances by at

@@ -5,34 +5,34 @@ guesses instead, and a limb that is guessed wrong at high noise stays wrong. So 
 trained apart reads the pose off its estimates on the way, and the distance from the asked pose is minimised through one
 step of the denoiser at a time (ReFL: Xu et al., "ImageReward", 2023; the last steps in DRaFT, Clark et al. 2024; here
 the first ones, since the pose is decided there).
+
+Words that leave a choice ("scratching the head", with either hand) would be drawn as both at once: under pure noise the
+mean of the two is the best estimate. So what counts is the distance from the nearest of the poses that they allow
+(winner takes all, as in multiple choice learning: Guzmán-Rivera et al., 2012).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from twinact.backbones.base import TokenTable
+from twinact.backbones.text import Spliced, encode, splice
 from twinact.encoders import LatentActionEncoder
-from twinact.encoders.pose import degrade, segment_directions
-from twinact.nano.data import SEGMENTS, described, drawn_part
+from twinact.encoders.pose import degrade, joint_positions, segment_directions
 from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
-from twinact.nano.unet import PICTURES, Denoising, build_scheduler, cache_pictures, token_ids
-from twinact.world.draw import joints
-from twinact.world.meanings import meanings
+from twinact.nano.unet import PICTURES, Denoising, build_scheduler, cache_pictures
+from twinact.nano.wishes import SEEN_SEGMENTS, Wishes
 
-STREAM = 41
-_STRIDE = 1000  # candidates that a step may look at; its scenes are found without those of the steps before
-# Every how many-th step draws, and how many pictures; the others see true pictures alone.
-_EVERY, _DRAWN = 4, 24
+_EVERY = 4  # which step draws; the others see true pictures alone
 # A drawing of this many steps, and the first of them, which decide the pose. Now and then the others are read instead.
 _STEPS, _FIRST, _OTHERS_EVERY = 9, 4, 8
 # Estimates are read a little blurred and noisy, so that no change of them that only the encoder sees helps.
@@ -41,13 +41,25 @@ _MAX_BLUR, _MAX_NOISE = 0.3, 0.15
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be drawn: ids (b, l) of captions, the directions (b, segments, 2) that they ask for, and the noise
-    (b, c, h, w) that the drawings begin with.
+    """What a step draws: words, directions (b, poses, segments, 2) of the poses that they may mean, and the noise
+    (b, c, h, w) to begin with. Words that mean fewer poses than others repeat their first.
     """
 
-    ids: Tensor
+    words: Spliced
     wanted: Tensor
     noise: Tensor
+
+
+def pose_distance(
+    found: Float[Tensor, "steps b segments 2"], wanted: Float[Tensor, "b poses segments 2"], slack: float
+) -> Float[Tensor, " b"]:
+    """Mean distance of segments' directions, beyond the slack, from those of the nearest pose.
+
+    It is one pose for all steps of a drawing, or they would pull it in different ways.
+    """
+    # The root of zero has no slope.
+    distance = (found[:, :, None] - wanted).square().sum(-1).add(1e-8).sqrt()  # (steps, b, poses, segments)
+    return F.relu(distance - slack).mean((0, 3)).amin(1)
 
 
 def refine_unet(
@@ -68,7 +80,7 @@ def refine_unet(
     which span the action space, stay.
 
     Directions of segments within `recipe.pose_slack` of what is asked are right enough: what a caption leaves unsaid
-    varies by as much. Captions with a phrase of several meanings are left out, as the picture may show any.
+    varies by as much.
     """
     device, fit = text.device, recipe.refine
     pictures = cache_pictures(recipe, vae, tokenizer, pictures_folder / PICTURES, workers, report)
@@ -77,16 +89,18 @@ def refine_unet(
     for name, parameter in text.named_parameters():
         parameter.requires_grad_("embedding" not in name)
     unet.to(device).set_attn_processor(AttnProcessor())
-    scheduler, part = build_scheduler(), drawn_part(recipe)
+    scheduler = build_scheduler()
+    table = TokenTable("text_encoder", tokenizer, text.get_input_embeddings().weight)
+    wishes = Wishes(recipe, table)
 
     def asked(step: int, like: Tensor) -> _Asked:
-        items = (described(recipe, part, index, STREAM) for index in count(step * _STRIDE))
-        single = (item for item in items if item.phrases and all(len(meanings()[p]) == 1 for p in item.phrases))
-        chosen = [next(single) for _ in range(_DRAWN)]
-        positions = torch.from_numpy(np.stack([joints(item.scene) for item in chosen])).float()
-        noise = torch.randn(_DRAWN, *like.shape[1:], generator=torch.Generator().manual_seed(recipe.seed + step))
-        ids = token_ids(tokenizer, [item.caption for item in chosen])
-        return _Asked(ids.to(device), segment_directions(positions, SEGMENTS).to(device), noise.to(device))
+        wished = wishes.of(step)
+        vectors = {placeholder: v for wish in wished for placeholder, v in wish.vectors.items()}
+        most = max(len(wish.poses) for wish in wished)
+        wanted = [torch.cat([w.poses, w.poses[:1].expand(most - len(w.poses), -1, -1)]) for w in wished]
+        noise = torch.randn(len(wished), *like.shape[1:], generator=torch.Generator().manual_seed(recipe.seed + step))
+        words = splice(table, [wish.words for wish in wished], vectors, recipe.max_tokens)
+        return _Asked(words.to(device), torch.stack(wanted).to(device), noise.to(device))
 
     def batches(step: int) -> Iterator[tuple[dict[str, Tensor], _Asked | None]]:
         for number in range(step, fit.steps):
@@ -97,14 +111,13 @@ def refine_unet(
         return unet(x_t, t, encoder_hidden_states=hidden).sample, hidden
 
     def pose_error(step: int, wish: _Asked) -> Tensor:
-        """Mean distance of the segments' directions beyond the slack, over the steps of a drawing that are read."""
+        """Mean `pose_distance` of a step's drawings, over those of their steps that are read."""
         generator = torch.Generator().manual_seed(recipe.seed + step)
         others = step // _EVERY % _OTHERS_EVERY == _OTHERS_EVERY - 1
         read = range(_FIRST, _STEPS) if others else range(_FIRST)
         scheduler.set_timesteps(_STEPS)  # forgets the drawing before
-        x, errors = wish.noise, []
-        with torch.autocast(device.type, torch.bfloat16):
-            told = text(input_ids=wish.ids).last_hidden_state
+        x, found = wish.noise, []
+        told = encode(text, wish.words).last_hidden_state
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             untold = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
         for number, t in enumerate(scheduler.timesteps[: read.stop]):
@@ -117,12 +130,10 @@ def refine_unet(
                 velocity = without + recipe.guidance * (with_words - without)
                 if number in read:
                     estimate = denoising.noising.clean(x, times, velocity)
-                    found = encoder.directions(degrade(estimate, generator, _MAX_BLUR, _MAX_NOISE))
-                    # The root of zero has no slope.
-                    distance = (found - wish.wanted).square().sum(-1).add(1e-8).sqrt()  # (b, segments)
-                    errors.append(F.relu(distance - recipe.pose_slack).mean())
+                    heat = encoder(degrade(estimate, generator, _MAX_BLUR, _MAX_NOISE))
+                    found.append(segment_directions(joint_positions(heat), SEEN_SEGMENTS))
             x = scheduler.step(velocity.detach(), t, x).prev_sample
-        return torch.stack(errors).mean()
+        return pose_distance(torch.stack(found), wish.wanted, recipe.pose_slack).mean()
 
     def loss(step: int, seen: tuple[dict[str, Tensor], _Asked | None]) -> dict[str, Tensor]:
         true, wish = seen

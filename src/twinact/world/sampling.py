@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -103,6 +104,21 @@ def sample_free_pose(rng: np.random.Generator) -> Pose:
             for name in limb.split():
                 values[names.index(name)] = rest[names.index(name)]
     return Pose.from_array(values)
+
+
+def possible_poses(phrases: Sequence[str], rng: np.random.Generator) -> list[Pose]:
+    """The poses that phrases may mean together, one for every choice of their meanings, at the values that they name.
+
+    Custom actions are left out, so there may be none.
+    """
+    rest, found = rest_pose(rng), []
+    for chosen in product(*(meanings()[phrase] for phrase in phrases)):
+        pose = rest
+        for meaning in chosen:
+            pose = meaning.sample(pose, rng, spread=0)
+        if not is_held_out_pose(pose):
+            found.append(pose)
+    return found
 
 
 def _sample_action(rng: np.random.Generator, phrases: Sequence[str]) -> tuple[tuple[str, ...], Pose]:
