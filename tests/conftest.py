@@ -81,3 +81,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(socket.socket, "connect", unreachable)
+
+
+@pytest.fixture(autouse=True)
+def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges that see nothing fit bodies to noise for long, and the checks of types make every evaluation 40 times as
+    slow.
+    """
+    monkeypatch.setattr("twinact.bench.body_fit._MOST_EVALUATIONS", 2)

@@ -5,7 +5,6 @@ import pytest
 
 from twinact.bench.body_fit import fit_pose
 from twinact.nano.data import pose_features
-from twinact.world.bodies import ACTORS
 from twinact.world.draw import joints
 from twinact.world.pose import Pose
 from twinact.world.scene import Camera, Scene
@@ -16,6 +15,11 @@ ARCHER = Pose(
     root_rotation=10, clearance=0.2, torso_lean=-20, l_shoulder=100, l_elbow=-40, r_shoulder=60, r_elbow=90, l_hip=40,
     l_knee=-60, r_hip=15, r_knee=0,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick_fits() -> None:
+    """Here they are what is tested, and take as long as they need."""
 
 
 def heat_maps(scene: Scene, spread: dict[str, float] | None = None) -> np.ndarray:
@@ -55,5 +59,4 @@ def test_face_and_hands_are_what_the_features_say() -> None:
 
 def test_maps_without_a_figure_give_a_pose_within_its_ranges() -> None:
     noise = np.random.default_rng(0).normal(0, 5, (len(JOINT_NAMES), 32, 32)).astype(np.float32)
-    for actor in list(ACTORS)[:4]:
-        assert np.isfinite(fit_pose(noise, pose_features(Pose()), actor).as_array()).all()
+    assert np.isfinite(fit_pose(noise, pose_features(Pose()), "robot").as_array()).all()

@@ -40,7 +40,7 @@ from twinact.nano.evaluate import (
     measured_pairs,
     prompts,
 )
-from twinact.nano.fit import fit_module, schedule
+from twinact.nano.fit import fit_module, schedule, visited_twice
 from twinact.nano.recipe import RECIPE, Fit, Recipe
 from twinact.nano.refine import pose_distance
 from twinact.nano.tokenizer import build_tokenizer
@@ -186,6 +186,13 @@ def test_fit_learns_and_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path
     resumed = fresh()
     _fit(resumed, tmp_path / "b", fit)
     assert torch.equal(resumed.weight, straight.weight)
+
+
+def test_every_drawn_batch_serves_two_steps_wherever_a_run_goes_on() -> None:
+    whole = list(islice(visited_twice(count, 0), 7))
+    assert whole == [0, 0, 1, 1, 2, 2, 3]
+    for step in range(5):
+        assert list(islice(visited_twice(count, step), 7 - step)) == whole[step:]
 
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:

@@ -24,7 +24,7 @@ from twinact.bench.body_fit import fit_pose
 from twinact.encoders.pose import joint_positions
 from twinact.errors import CheckpointError
 from twinact.nano.data import POSE_FEATURES, features_pose, pose_features
-from twinact.nano.fit import fit_module
+from twinact.nano.fit import fit_module, visited_twice
 from twinact.nano.heatmaps import heat_loss
 from twinact.nano.recipe import Recipe
 from twinact.world.bodies import ACTORS
@@ -203,8 +203,8 @@ def train_judges(
     weight = torch.full((POSE_FEATURES,), 0.1, device=device)
     weight[:_WHOLE_BODY] = 1.0
 
-    def batches(step: int) -> Iterator[list[Tensor]]:
-        indices = range(step * fit.batch_size, fit.steps * fit.batch_size)
+    def drawn(number: int) -> Iterator[list[Tensor]]:
+        indices = range(number * fit.batch_size, fit.steps * fit.batch_size)
         return iter(DataLoader(_FreeScenes(recipe), fit.batch_size, sampler=indices, num_workers=workers))
 
     def loss(step: int, seen: list[Tensor]) -> dict[str, Tensor]:
@@ -227,7 +227,7 @@ def train_judges(
         total = terms["heat"] + 10 * terms["joints"] + 3 * terms["pose"] + 0.5 * terms["actor"] + 0.1 * terms["place"]
         return {"loss": total, **terms}
 
-    fit_module(judges, batches, loss, fit, folder, report)
+    fit_module(judges, lambda step: visited_twice(drawn, step), loss, fit, folder, report)
 
 
 def compressed(picture: np.ndarray, quality: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twinact.encoders.pose import EncoderConfig, LatentActionEncoder, degrade
 from twinact.nano.data import SEGMENTS, PictureBatch, freely_posed, picture_batches, trained_part
-from twinact.nano.fit import fit_module
+from twinact.nano.fit import fit_module, visited_twice
 from twinact.nano.heatmaps import heat_loss
 from twinact.nano.recipe import Recipe
 from twinact.world.skeleton import JOINT_NAMES
@@ -30,8 +30,8 @@ def train_encoder(
     encoder = LatentActionEncoder(config).to(device)
     part, fit = trained_part(recipe), recipe.encoder
 
-    def batches(step: int) -> Iterator[PictureBatch]:
-        first = step * fit.batch_size
+    def drawn(number: int) -> Iterator[PictureBatch]:
+        first = number * fit.batch_size
         return picture_batches(
             recipe, part, fit.batch_size, fit.pictures, stream=STREAM, start=first, workers=workers, scene=freely_posed
         )
@@ -45,5 +45,5 @@ def train_encoder(
             heat = encoder(latents)
         return {"loss": heat_loss(heat, batch.joints.to(device))}
 
-    fit_module(encoder, batches, loss, fit, folder, report)
+    fit_module(encoder, lambda step: visited_twice(drawn, step), loss, fit, folder, report)
     return encoder

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,20 @@ Seen = TypeVar("Seen")
 def schedule(step: int, fit: Fit) -> float:
     """Learning-rate factor: linear warm-up, then linear to zero (Bergsma et al., "Straight to Zero", 2025)."""
     return min(1.0, (step + 1) / fit.warmup_steps) * (fit.steps - step) / fit.steps
+
+
+def visited_twice(draw: Callable[[int], Iterator[Seen]], step: int) -> Iterator[Seen]:
+    """What the steps from `step` on see when every drawn batch serves two in a row, each of which spoils it anew.
+
+    A large GPU learns faster than pictures can be drawn for it; seen twice, they cost half (data echoing: Choi et al.,
+    "Faster Neural Network Training with Data Echoing", 2019).
+
+    Args:
+        draw: Number of a batch → it and those after it.
+        step: To begin at.
+    """
+    number, seen = divmod(step, 2)
+    return islice((batch for batch in draw(number) for _ in range(2)), seen, None)
 
 
 def fit_module(
