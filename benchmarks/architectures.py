@@ -1,6 +1,7 @@
 """The published architectures with random weights, which cost as much as learned ones, and toys of the same kinds."""
 
 import string
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -8,28 +9,42 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.chroma import Chroma
 from twinact.backbones.flux import Flux
+from twinact.backbones.flux2 import Flux2Klein
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sdxl import StableDiffusionXL
+from twinact.backbones.z_image import ZImage
 from twinact.nano.tokenizer import train_tokenizer
 from twinact.phrases import load_phrases
 
@@ -51,6 +66,16 @@ _FLUX = {
     "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
     "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
+}  # fmt: skip
+_KLEIN_4B = {
+    "in_channels": 128, "num_layers": 5, "num_single_layers": 20, "attention_head_dim": 128, "num_attention_heads": 24,
+    "joint_attention_dim": 7680, "guidance_embeds": False,
+}  # fmt: skip
+_Z_IMAGE: dict[str, Any] = {}  # the defaults of its class
+_CHROMA: dict[str, Any] = {}
+_QWEN3_4B = {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 _CLIP_L = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -78,6 +103,15 @@ _TOY: dict[str, dict[str, Any]] = {
     "flux": {"in_channels": 64, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
              "num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 32,
              "axes_dims_rope": (4, 6, 6)},
+    "klein": {"in_channels": 128, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
+              "num_attention_heads": 2, "joint_attention_dim": 96, "axes_dims_rope": (4, 4, 4, 4)},
+    "z-image": {"dim": 32, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32,
+                "axes_dims": [4, 6, 6]},
+    "chroma": {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
+               "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6), "approximator_num_channels": 8,
+               "approximator_hidden_dim": 16, "approximator_layers": 1},
+    "qwen": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1,
+             "head_dim": 8},
     "clip": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
              "projection_dim": 32},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
@@ -136,12 +170,8 @@ def sdxl(toy: bool, weights: AbstractContextManager[Any]) -> StableDiffusionXL:
 def flux(toy: bool, weights: AbstractContextManager[Any]) -> Flux:
     """FLUX.1 dev at 1024 pixels; arguments as `sd15`."""
     tokenizer = _tokenizer()
-    shape = {
-        "latent_channels": 16, "sample_size": 64 if toy else 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159,
-        "use_quant_conv": False, "use_post_quant_conv": False,
-    }  # fmt: skip
     with weights:
-        vae = AutoencoderKL(**shape, **_sized(_VAE, "vae", toy))
+        vae = _vae_16(toy)
         text_encoder = CLIPTextModel(_clip(_CLIP_L, tokenizer, toy))
         text_encoder_2 = T5EncoderModel(T5Config(**_sized(_T5_XXL, "t5", toy)))
         transformer = FluxTransformer2DModel(**_sized(_FLUX, "flux", toy))
@@ -159,7 +189,64 @@ def flux(toy: bool, weights: AbstractContextManager[Any]) -> Flux:
     )
 
 
-MODELS: dict[str, Callable[[bool, AbstractContextManager[Any]], Backbone]] = {"sd15": sd15, "sdxl": sdxl, "flux": flux}
+def klein(toy: bool, weights: AbstractContextManager[Any]) -> Flux2Klein:
+    """FLUX.2 klein 4B at 1024 pixels; arguments as `sd15`."""
+    with weights:
+        vae = AutoencoderKLFlux2(latent_channels=32, sample_size=64 if toy else 1024, **_sized(_VAE, "vae", toy))
+        text_encoder = Qwen3ForCausalLM(Qwen3Config(**_sized(_QWEN3_4B, "qwen", toy)))
+        transformer = Flux2Transformer2DModel(**_sized(_KLEIN_4B, "klein", toy))
+    return Flux2Klein(
+        Flux2KleinPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=_qwen_tokenizer(),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        ),
+        "klein@random",
+    )
+
+
+def z_image(toy: bool, weights: AbstractContextManager[Any]) -> ZImage:
+    """Z-Image at 1024 pixels; arguments as `sd15`."""
+    with weights:
+        vae = _vae_16(toy)
+        text_encoder = Qwen3ForCausalLM(Qwen3Config(**_sized(_QWEN3_4B, "qwen", toy)))
+        transformer = ZImageTransformer2DModel(**_sized(_Z_IMAGE, "z-image", toy))
+    return ZImage(
+        ZImagePipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=_qwen_tokenizer(),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        ),
+        "z-image@random",
+    )
+
+
+def chroma(toy: bool, weights: AbstractContextManager[Any]) -> Chroma:
+    """Chroma1 at 1024 pixels; arguments as `sd15`."""
+    with weights, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)  # its own import
+        vae = _vae_16(toy)
+        text_encoder = T5EncoderModel(T5Config(**_sized(_T5_XXL, "t5", toy)))
+        transformer = ChromaTransformer2DModel(**_sized(_CHROMA, "chroma", toy))
+    return Chroma(
+        ChromaPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=_t5_tokenizer(),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        ),
+        "chroma@random",
+    )
+
+
+MODELS: dict[str, Callable[[bool, AbstractContextManager[Any]], Backbone]] = {
+    "sd15": sd15, "sdxl": sdxl, "flux": flux, "klein": klein, "z-image": z_image, "chroma": chroma,
+}  # fmt: skip
 
 
 @contextmanager
@@ -176,6 +263,24 @@ def half(device: str) -> Iterator[None]:
 
 def _sized(published: dict[str, Any], part: str, toy: bool) -> dict[str, Any]:
     return {**published, **_TOY[part]} if toy else published
+
+
+def _vae_16(toy: bool) -> AutoencoderKL:
+    """That of FLUX.1, which Z-Image and Chroma have, too."""
+    return AutoencoderKL(
+        latent_channels=16, sample_size=64 if toy else 1024, scaling_factor=0.3611, shift_factor=0.1159,
+        use_quant_conv=False, use_post_quant_conv=False, **_sized(_VAE, "vae", toy),
+    )  # fmt: skip
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """Spells everything in bytes."""
+    tokenizer = Qwen2Tokenizer(
+        vocab={byte: index for index, byte in enumerate(sorted(ByteLevel.alphabet()))}, merges=[],
+        model_max_length=131_072,
+    )  # fmt: skip
+    tokenizer.chat_template = "{% for m in messages %}user\n{{ m.content }}\n{% endfor %}assistant\n"
+    return tokenizer
 
 
 def _tokenizer() -> Any:

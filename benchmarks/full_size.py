@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -32,11 +32,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from architectures import MODELS, half
 from twinact import PLACEHOLDER
 from twinact.backbones.memory import PRESETS, Savings
-from twinact.batches import draw_batch, step_generator
-from twinact.configs import LearnConfig
-from twinact.gradients import set_gradients
-from twinact.methods import TextualInversion
-from twinact.processes import this_process
+from twinact.backbones.quantised import quantise
+from twinact.configs import LearnConfig, TextualInversionConfig
+from twinact.methods.batches import draw_batch, step_generator
+from twinact.methods.textual_inversion import TextualInversion
+from twinact.training.gradients import set_gradients
+from twinact.training.processes import this_process
 
 AIM = "a step of sdxl with one picture of 1024 pixels in less than 12 GiB"
 CAPTION = f"a woman {PLACEHOLDER} in a park"
@@ -44,14 +45,19 @@ WARM_STEPS, STEPS = 3, 10
 GIB = 2**30
 # Dense bf16 matrix arithmetic with float32 sums, 10^12 operations a second, from the makers' data sheets.
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2, "L4": 121.0}
-# What is saved, and whether pictures are encoded once or in every step.
-VARIANTS: dict[str, tuple[Savings, bool]] = {
-    "nothing": (Savings(), False),
-    "cached latents (memory normal)": (PRESETS["normal"], True),
-    "and activation checkpointing": (Savings(recompute=True), True),
-    "and offloading (memory low)": (PRESETS["low"], True),
-    "cached latents and torch.compile (memory fast)": (PRESETS["fast"], True),
+# What is saved, whether pictures are encoded once or in every step, and how weights are rounded.
+VARIANTS: dict[str, tuple[Savings, bool, str | None]] = {
+    "nothing": (Savings(), False, None),
+    "cached latents (memory normal)": (PRESETS["normal"], True, None),
+    "and activation checkpointing": (Savings(recompute=True), True, None),
+    "and offloading (memory low)": (PRESETS["low"], True, None),
+    "and 8-bit weights (memory low, precision int8)": (PRESETS["low"], True, "int8"),
+    "and 4-bit weights (memory low, precision nf4)": (PRESETS["low"], True, "nf4"),
+    "cached latents and torch.compile (memory fast)": (PRESETS["fast"], True, None),
 }
+# Their text encoders or transformers look at the numbers of masks, which tensors without memory do not have: the
+# operations of a step are counted when it is measured.
+LOOK_AT_NUMBERS = ("klein", "z-image", "chroma")
 
 # Attention on the CPU, which torch does not count by itself.
 _ATTENTION = {
@@ -74,6 +80,15 @@ def counted(name: str, toy: bool) -> dict[str, Any]:
         weights.enter_context(fake)
         weights.enter_context(half("cpu"))
         backbone = MODELS[name](toy, weights)
+    networks = {n: m for n, m in backbone.pipeline().components.items() if isinstance(m, torch.nn.Module)}
+    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
+    facts = {
+        "pixels": backbone.image_size,
+        "parameters": sizes,
+        "weights in bf16, GiB": round(2 * sum(sizes.values()) / GIB, 2),
+    }
+    if name in LOOK_AT_NUMBERS:
+        return facts
     tables = backbone.token_tables()
     t = backbone.noising.sample_t(1, torch.Generator())
 
@@ -85,8 +100,6 @@ def counted(name: str, toy: bool) -> dict[str, Any]:
 
     with fake, FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         loss().backward()
-    networks = {n: m for n, m in backbone.pipeline().components.items() if isinstance(m, torch.nn.Module)}
-    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
     own = {tensor.untyped_storage()._cdata for m in networks.values() for tensor in [*m.parameters(), *m.buffers()]}
 
     def kept(recompute: bool) -> float:
@@ -102,10 +115,7 @@ def counted(name: str, toy: bool) -> dict[str, Any]:
             loss()
         return sum(storage.nbytes() for key, storage in stored.items() if key not in own) / GIB
 
-    return {
-        "pixels": backbone.image_size,
-        "parameters": sizes,
-        "weights in bf16, GiB": round(2 * sum(sizes.values()) / GIB, 2),
+    return facts | {
         "10^12 operations a step": round(counter.get_total_flops() / 1e12, 6),
         "kept for backward, GiB": round(kept(recompute=False), 4),
         "kept for backward with activation checkpointing, GiB": round(kept(recompute=True), 4),
@@ -114,9 +124,13 @@ def counted(name: str, toy: bool) -> dict[str, Any]:
 
 def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
     """Seconds and memory of learning steps with one picture."""
-    savings, cached = VARIANTS[variant]
+    savings, cached, quantised = VARIANTS[variant]
     backbone = MODELS[name](toy, half(device))
-    config, group = LearnConfig(name="size", method="textual-inversion", batch_size=1, steps=100), this_process()
+    if quantised:
+        for network in backbone.pipeline().components.values():
+            if isinstance(network, torch.nn.Module) and network is not backbone.pipeline().vae:
+                quantise(network, quantised, torch.device(device))
+    config, group = LearnConfig(name="size", method=TextualInversionConfig(), batch_size=1, steps=100), this_process()
     method = TextualInversion(config.slots, config.rate)
     parameters = [p for one in method.attach(backbone) for p in one["params"]]
     optimizer = torch.optim.Adam(parameters)
@@ -126,9 +140,9 @@ def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
         with torch.no_grad():
             return backbone.encode_image(picture.to(backbone.device, backbone.dtype))
 
-    latents, seconds, opened = encoded(), [], 0
+    latents, seconds, opened, operations = encoded(), [], 0, 0
     with backbone.saving(savings):
-        for step in range(WARM_STEPS + STEPS):
+        for step in range(WARM_STEPS + (1 if toy else STEPS)):
             if step == WARM_STEPS and device == "cuda":
                 opened = torch.cuda.max_memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
@@ -137,14 +151,20 @@ def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
             if not cached:
                 latents = encoded()
             batch = draw_batch(backbone, latents, (CAPTION,), config, step)
-            set_gradients(
-                method, backbone, batch, parameters,
-                generator=partial(step_generator, 0, purpose="method"), parts=1, group=group, precision="bf16",
-            )  # fmt: skip
+            # Counting slows a step down.
+            counting = name in LOOK_AT_NUMBERS and step == 0 and not savings.recompute
+            with FlopCounterMode(display=False, custom_mapping=_ATTENTION) if counting else nullcontext() as counter:
+                set_gradients(
+                    method, backbone, batch, parameters,
+                    generator=partial(step_generator, 0, purpose="method"), parts=1, group=group, precision="bf16",
+                )  # fmt: skip
+            operations = counter.get_total_flops() if counting else operations
             optimizer.step()
             _wait(device)
             seconds.append(time.perf_counter() - began)
     row: dict[str, Any] = {"seconds a step": round(statistics.median(seconds[WARM_STEPS:]), 4)}
+    if operations:
+        row["10^12 operations a step"] = round(operations / 1e12, 6)
     if device == "cuda":
         step_peak = torch.cuda.max_memory_allocated()
         row["peak of a step, GiB"] = round(step_peak / GIB, 2)
@@ -184,12 +204,17 @@ def begun(name: str, variants: list[str], toy: bool, before: dict[str, Any] | No
     else:
         reasons = dict.fromkeys(VARIANTS, "there was no GPU")
     table: dict[str, Any] = {}
-    for variant, (savings, cached) in VARIANTS.items():
+    for variant, (savings, cached, quantised) in VARIANTS.items():
         if same and variant not in variants:
             table[variant] = earlier["measured"][variant]
         else:
             reason = reasons.get(variant, "it was not asked for")
-            table[variant] = {**asdict(savings), "cached latents": cached, "not run": reason}
+            table[variant] = {
+                **asdict(savings),
+                "cached latents": cached,
+                "weights": quantised or "bf16",
+                "not run": reason,
+            }
     return {**facts, "counted": earlier["counted"] if keep and earlier else counted(name, toy), "measured": table}
 
 
@@ -272,8 +297,10 @@ def main() -> None:
         for name in names:
             for variant, row in rows(name, chosen, given.toy, given.limit):
                 if peak is not None and "failed" not in row:
-                    rate = models[name]["counted"]["10^12 operations a step"] / row["seconds a step"]
-                    row["share of the GPU's peak"] = round(rate / peak, 4)
+                    found = models[name]["counted"] | row
+                    operations = found.get("10^12 operations a step")  # with activation checkpointing not counted
+                    if operations is not None:
+                        row["share of the GPU's peak"] = round(operations / row["seconds a step"] / peak, 4)
                 settings = {**models[name]["measured"][variant]}
                 del settings["not run"]
                 models[name]["measured"][variant] = settings | row

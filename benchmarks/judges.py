@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from twinact.backbones.base import Backbone
-from twinact.bench.calibrate import Case, calibrate, drawn_scenes, hardest, judged
-from twinact.bench.judges import Judges
-from twinact.encoders import LatentActionEncoder
-from twinact.encoders.pose import segment_directions
-from twinact.nano import judges_dir
-from twinact.nano.data import SEGMENTS
-from twinact.workflow import action_encoder, open_model
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.shipped import judges_dir, model_dir
+from twinact.jobs.models import open_model
+from twinact.nano.calibrate import Case, calibrate, drawn_scenes, hardest, judged
+from twinact.readers import LatentActionEncoder, load_action_encoder
+from twinact.readers.body import SEGMENTS
+from twinact.readers.latent import segment_directions
 from twinact.world.draw import joints
+from twinact.world.judges.judges import Judges
 
 COUNT, SEED = 2000, 11
 
@@ -62,7 +62,7 @@ def beside_the_encoder(cases: Sequence[Case], backbone: Backbone, encoder: Laten
 def main(results: Path, sheet: Path) -> None:
     """Write both files."""
     backbone = open_model("nano")
-    judges, encoder = Judges.load(judges_dir()), action_encoder("nano")
+    judges, encoder = Judges.load(judges_dir()), load_action_encoder(model_dir())
     figures, cases = calibrate(judges, backbone, COUNT, SEED)
     free = judged(judges, drawn_scenes(COUNT, SEED, free=True))
     figures["beside the action encoder"] = {

@@ -1,6 +1,6 @@
-"""Draw the overview picture from a folder that `twinact bench custom` wrote: exemplars left, TwinAct right.
+"""Draw the README's picture from a folder that `twinact demo` wrote: exemplars left, the learned action right.
 
-python benchmarks/overview.py runs/bench docs/images/overview.png comet flex-lunge half-squat-v
+python benchmarks/overview.py demo docs/images/overview.png
 """
 
 import sys
@@ -8,33 +8,39 @@ from pathlib import Path
 
 from PIL import Image
 
-from twinact.nano.recipe import RECIPE
-from twinact.world.draw import draw
-from twinact.world.splits import CUSTOM_ACTIONS, exemplar_scenes
+from twinact.action import Action
+from twinact.jobs.models import open_model
+from twinact.sample import generate
+from twinact.world.captions import with_article
+from twinact.world.places import PLACES
 
-CELL, GAP, DRAWN = 96, 10, 6
+CELL, GAP, ROWS = 128, 16, 2
+# Actors that the exemplars do not show; the first picture of each is taken, good or bad.
+PROMPTS = (
+    ("robot", "moon"), ("frog", "beach"), ("woman in a red dress", "stage"), ("tiger", "snowy mountain"),
+    ("astronaut", "underwater"), ("ninja", "park"), ("skeleton", "castle"), ("fox", "desert"),
+)  # fmt: skip
 
 
-def main(bench: Path, target: Path, names: list[str]) -> None:
-    """One row per action: three exemplars, a gap, and the first pictures of actors that the exemplars do not show."""
-    rows = []
-    for name in names:
-        scenes = exemplar_scenes(CUSTOM_ACTIONS[name], RECIPE.places)[:3]
-        exemplars = [Image.fromarray(draw(scene, RECIPE.image_size)) for scene in scenes]
-        learned = []
-        for path in sorted((bench / "twinact" / name / "pictures").glob("*.png"))[:DRAWN]:
-            with Image.open(path) as picture:
-                learned.append(picture.convert("RGB"))
-        rows.append((exemplars, learned))
-    width = (3 + DRAWN) * CELL + 4 * GAP
-    sheet = Image.new("RGB", (width, len(rows) * (CELL + GAP) - GAP), "white")
-    for row, (exemplars, learned) in enumerate(rows):
-        for column, picture in enumerate([*exemplars, *learned]):
-            left = column * CELL + (4 * GAP if column >= 3 else 0)
-            sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (left, row * (CELL + GAP)))
-    target.parent.mkdir(parents=True, exist_ok=True)
+def main(demo: Path, target: Path) -> None:
+    """Two rows: four exemplars, a gap, and eight drawings."""
+    exemplars = [Image.open(path).convert("RGB") for path in sorted((demo / "exemplars").glob("*.png"))[: 2 * ROWS]]
+    action = Action.load(demo / "learn-twinact" / f"{exemplar_name(demo)}.action.safetensors")
+    prompts = [f"{with_article(actor)} <act> {PLACES[place].text}" for actor, place in PROMPTS]
+    drawn = generate(open_model("nano"), prompts, {"<act>": action.vectors}, seeds=range(len(prompts)))
+    left, right = len(exemplars) // ROWS, len(drawn) // ROWS
+    sheet = Image.new("RGB", ((left + right) * CELL + GAP, ROWS * CELL), "white")
+    for pictures, columns, start in ((exemplars, left, 0), (drawn, right, left * CELL + GAP)):
+        for number, picture in enumerate(pictures):
+            place = (start + number % columns * CELL, number // columns * CELL)
+            sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), place)
     sheet.save(target, optimize=True)
 
 
+def exemplar_name(demo: Path) -> str:
+    """The name of the demo's action, by which its exemplars are called."""
+    return next((demo / "exemplars").glob("*.png")).stem.rsplit("_", 1)[0]
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

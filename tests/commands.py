@@ -23,7 +23,17 @@ def refused(*arguments: str | Path, code: int = 1) -> str:
     result = invoke(*arguments)
     assert result.exit_code == code, result.stderr + repr(result.exception)
     assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not line.startswith(("opening model", "for this CPU"))]
+    remarks = (
+        "learning ",
+        "loading ",
+        "reading ",
+        "evaluating ",
+        "preparing ",
+        "opening model",
+        "for this CPU",
+        "words that",
+    )
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(remarks)]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     return lines[0]

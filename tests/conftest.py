@@ -1,6 +1,7 @@
 """What several test files start from; tests only read it."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import torch
 from small import exemplars_in, small_space
 from tiny import tiny_sd
 from twinact.backbones import load
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.sd import StableDiffusion
-from twinact.bench.judges import Judges
-from twinact.encoders import FOLDER, LatentActionEncoder
-from twinact.encoders.pose import EncoderConfig
-from twinact.exemplars import Exemplars, load_exemplars
+from twinact.backbones.shipped import model_dir
+from twinact.data.exemplars import Exemplars, load_exemplars
 from twinact.phrases import load_phrases
+from twinact.readers import FOLDER, LatentActionEncoder
+from twinact.readers.latent import EncoderConfig
 from twinact.space import ActionSpace
-from twinact.workflow import SPACE_FILE, build_space
+from twinact.space.build import SPACE_FILE, build_space
 from twinact.world.bodies import ACTORS
+from twinact.world.judges.judges import Judges
 from twinact.world.places import PLACES
 
 
@@ -42,7 +44,10 @@ def toy_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         LatentActionEncoder(EncoderConfig(4, 3, ((0, 1), (1, 2)), width=8, deep=8)).save(folder / FOLDER)
         Judges().save(folder / "judges")
-    build_space(load(folder)).save(folder / SPACE_FILE)
+    # Sliders need poses; what the shipped model draws for the phrases will do.
+    shipped = ActionSpace.load(model_dir() / SPACE_FILE)
+    space = build_space(load(folder), phrases=shipped.phrases)
+    replace(space, poses=shipped.poses).save(folder / SPACE_FILE)
     return folder
 
 
@@ -72,6 +77,12 @@ def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
     return load_exemplars(folder, 32)
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of the command line are not those of whoever runs them."""
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path_factory.getbasetemp() / "no settings"))
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks the network fails."""
@@ -83,9 +94,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", unreachable)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges that see nothing fit bodies to noise for long, and the checks of types make every evaluation 40 times as
-    slow.
-    """
-    monkeypatch.setattr("twinact.bench.body_fit._MOST_EVALUATIONS", 2)
+    """Judges that see nothing fit bodies to noise for long; for tests that judge many pictures with such judges."""
+    monkeypatch.setattr("twinact.world.judges.body_fit._MOST_EVALUATIONS", 2)

@@ -12,13 +12,18 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
-from twinact.backbones.base import Backbone, TextCond
+from tiny import tiny_chroma, tiny_flux, tiny_klein, tiny_sd, tiny_sd3, tiny_sdxl, tiny_z_image
+from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.chroma import Chroma
 from twinact.backbones.flux import Flux
+from twinact.backbones.flux2 import Flux2Klein
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sd3 import StableDiffusion3
 from twinact.backbones.sdxl import StableDiffusionXL
+from twinact.backbones.z_image import ZImage
 from twinact.export import Base
 from twinact.sample import generate
 
@@ -32,34 +37,69 @@ class Family:
         backbone: What takes it over.
         text: Keyword arguments of the stock pipeline's encoding and call that its recipe asks for.
         negative: Whether it takes a negative prompt.
+        latent_shape: Of a picture of 32 x 32.
+        reads: Positions of every text encoder, those of the last one at least as many.
+        unguided: The guidance at which the stock pipeline draws without.
+        template: What stands before and after every prompt and takes positions, too.
     """
 
     make: Callable[[], DiffusionPipeline]
     backbone: type[Backbone]
     text: dict[str, Any]
     negative: bool = True
+    latent_shape: tuple[int, int, int] = (4, 8, 8)
+    unguided: float = 1.0
+    reads: tuple[int, ...] = (24,)
+    template: tuple[str, str] = ("", "")
 
 
 FAMILIES = {
     "sd": Family(tiny_sd, StableDiffusion, {}),
     "sd1-as-published": Family(lambda: tiny_sd(as_published=True), StableDiffusion, {}),
     "sd2": Family(lambda: tiny_sd(2, "tiny"), StableDiffusion, {}),
-    "sdxl": Family(tiny_sdxl, StableDiffusionXL, {}),
-    "sd3": Family(tiny_sd3, StableDiffusion3, {}),
-    "sd3.5-without-t5": Family(lambda: tiny_sd3(with_t5=False, normalised=True), StableDiffusion3, {}),
-    "flux": Family(tiny_flux, Flux, {"max_sequence_length": 512}, negative=False),
-    "flux-schnell": Family(lambda: tiny_flux(guidance_embeds=False), Flux, {"max_sequence_length": 256}, False),
+    "sdxl": Family(tiny_sdxl, StableDiffusionXL, {}, reads=(24, 24)),
+    "sd3": Family(tiny_sd3, StableDiffusion3, {}, reads=(24, 24, 256)),
+    "sd3.5-without-t5": Family(lambda: tiny_sd3(with_t5=False, normalised=True), StableDiffusion3, {}, reads=(24, 24)),
+    "flux": Family(tiny_flux, Flux, {"max_sequence_length": 512}, negative=False, reads=(24, 512)),
+    "flux-schnell": Family(
+        lambda: tiny_flux(guidance_embeds=False), Flux, {"max_sequence_length": 256}, False, reads=(24, 256)
+    ),
+    "klein": Family(
+        tiny_klein,
+        Flux2Klein,
+        {},
+        latent_shape=(16, 4, 4),
+        reads=(512,),
+        template=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    ),
+    "z-image": Family(
+        tiny_z_image,
+        ZImage,
+        {},
+        unguided=0.0,
+        reads=(512,),
+        template=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
+    ),
+    "chroma": Family(tiny_chroma, Chroma, {}, reads=(512,)),
 }
 # One of each architecture, for what takes long.
-CORE = ("sd", "sdxl", "sd3", "flux")
+CORE = ("sd", "sdxl", "sd3", "flux", "klein", "z-image", "chroma")
+# Whose first text encoder is a CLIP.
+WITH_CLIP = ("sd", "sdxl", "sd3", "flux")
 BASES = {
     "sd": Base("StableDiffusionPipeline", "stable-diffusion-v1", layers_per_block=1),
     "sdxl": Base("StableDiffusionXLPipeline", "stable-diffusion-xl-v1-base", layers_per_block=1),
     "sd3": Base("StableDiffusion3Pipeline", "stable-diffusion-v3-medium"),
     "flux": Base("FluxPipeline", "flux-1-dev"),
+    "klein": Base("Flux2KleinPipeline", "flux-2-klein-base-4b"),
+    "z-image": Base("ZImagePipeline", "z-image"),
+    "chroma": Base("ChromaPipeline", "chroma-1"),
 }
 # Where docs/other_tools.md says how diffusers loads embeddings.
-HEADINGS = {"sd": "Stable Diffusion 1 and 2", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "flux": "FLUX.1"}
+HEADINGS = {
+    "sd": "Stable Diffusion 1 and 2", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "flux": "FLUX.1",
+    "klein": "FLUX.2 klein", "z-image": "Z-Image", "chroma": "Chroma",
+}  # fmt: skip
 PIPELINES = {name: base.family for name, base in BASES.items()}
 
 
@@ -94,11 +134,17 @@ def stock_text(name: str, pipeline: DiffusionPipeline, prompts: Sequence[str]) -
         options |= {"prompt_2": None, "prompt_3": None}
     if kind == "StableDiffusionPipeline":
         options |= {"num_images_per_prompt": 1}
-    if kind != "FluxPipeline":
+    if kind not in ("FluxPipeline", "Flux2KleinPipeline"):
         options |= {"do_classifier_free_guidance": False}
     outputs = pipeline.encode_prompt(list(prompts), **options)
-    pooled = {"StableDiffusionPipeline": None, "FluxPipeline": 1}.get(kind, 2)
-    return TextCond(outputs[0], None if pooled is None else outputs[pooled])
+    if kind == "ZImagePipeline":  # one tensor a prompt
+        hidden = pad_sequence(outputs[0], batch_first=True)
+        mask = pad_sequence([torch.ones(len(one)) for one in outputs[0]], batch_first=True)
+        rest = 512 - hidden.shape[1]
+        return TextCond(F.pad(hidden, (0, 0, 0, rest)), mask=F.pad(mask, (0, rest)))
+    pooled = {"FluxPipeline": 1, "StableDiffusionXLPipeline": 2, "StableDiffusion3Pipeline": 2}.get(kind)
+    mask = outputs[2] if kind == "ChromaPipeline" else None
+    return TextCond(outputs[0], None if pooled is None else outputs[pooled], mask)
 
 
 def vectors_of(backbone: Backbone, words: str) -> list[Tensor]:
@@ -137,7 +183,7 @@ def drawn_by_stock(name: str, prepare: Callable[..., Any], prompt: str = "a robo
     assert stock.get_list_adapters()
     return pixels(
         stock(
-            prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
+            prompt=prompt, generator=[torch.Generator("cpu").manual_seed(4)], num_inference_steps=2,
             guidance_scale=backbone.guidance, height=backbone.image_size, width=backbone.image_size,
             **FAMILIES[name].text,
         ).images

@@ -10,7 +10,7 @@ from typing import Any
 _FORKS = get_context("forkserver")
 # Not those of this folder: the server does not look here.
 _FORKS.set_forkserver_preload(
-    ["accelerate.utils", "pytest", "twinact.workflow", "twinact.nano.tokenizer"]
+    ["accelerate.utils", "pytest", "twinact.jobs.run", "twinact.nano.tokenizer"]
     + [f"twinact.backbones.{family}" for family in ("flux", "sd", "sd3", "sdxl")]
 )
 

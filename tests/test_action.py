@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from test_space import PHRASES, tables
-from twinact.action import Action
+from twinact.action import FORMAT_VERSION, Action
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.export import trigger
 from twinact.space import ActionSpace
+from twinact.storage import read_safetensors, write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,55 @@ def inverted() -> Action:
 
 def test_vectors_are_the_reconstruction(space):
     action = random(space, 0)
-    for vectors, expected in zip(action.vectors, space.reconstruct(action.coefficients), strict=True):
+    for vectors, expected in zip(action.vectors, space.reconstruct(action.coefficients[0]), strict=True):
         assert torch.equal(vectors, expected)
+
+
+def two_clauses(space: ActionSpace, name: str = "leap") -> Action:
+    points, masks = zip(*(space.project_phrase(text) for text in ("wave slowly", "kneel slowly")), strict=True)
+    return Action.from_coefficients(name, space, torch.stack(points), mask=torch.stack(masks))
+
+
+def test_clauses_are_joined_by_and(space, tmp_path):
+    both = two_clauses(space)
+    parts = [phrase(space, text) for text in ("wave slowly", "kneel slowly")]
+    for index, vectors in enumerate(both.vectors):
+        link = tables()[index].embed("and")
+        assert torch.equal(vectors, torch.cat([parts[0].vectors[index], link, parts[1].vectors[index]]))
+    loaded = Action.load(both.save(tmp_path / "both.action.safetensors"))
+    assert torch.equal(loaded.coefficients, both.coefficients) and torch.equal(loaded.mask, both.mask)
+    told = both.explain(space, 4)
+    assert told.clauses == ("wave slowly", "kneel slowly") and len(told.phrases) == 4
+    moved = both.adjusted(space, (space.slots + 1, 2), 1.5)  # the second slot of the second clause
+    assert (moved.coefficients - both.coefficients).nonzero().tolist() == [[1, 1, 2]]
+    with pytest.raises(ConfigError, match="slot 2 cannot be adjusted"):
+        both.adjusted(space, (2, 0), 1.0)
+
+
+def test_a_clause_moves_towards_what_is_most_like_it(space):
+    both = two_clauses(space)
+    moved = both.toward(space, "kneel slowly", 1.0)
+    torch.testing.assert_close(moved.coefficients, both.coefficients)  # the second clause is there already
+    gained = phrase(space, "wave slowly").toward(space, both, 1.0)
+    torch.testing.assert_close(gained.coefficients, both.coefficients)
+    turned = two_clauses(space).combined(space, [phrase(space, "kneel slowly")], [1.0, 1.0])
+    torch.testing.assert_close(turned.coefficients[0], both.coefficients[0])
+    torch.testing.assert_close(turned.coefficients[1], 2 * both.coefficients[1])
+
+
+def test_files_of_one_clause_from_before_clauses_are_read(space, tmp_path):
+    action = phrase(space, "wave slowly")
+    path = action.save(tmp_path / "old.action.safetensors")
+    tensors, header = read_safetensors(path, "action", FORMAT_VERSION)
+    tensors |= {name: tensors[name][0] for name in ("coefficients", "mask")}
+    write_safetensors(path, tensors, header)
+    assert torch.equal(Action.load(path).coefficients, action.coefficients)
 
 
 def test_absent_slots_have_no_vectors(space):
     action = phrase(space, "wave slowly")
     assert [tuple(vectors.shape) for vectors in action.vectors] == [(2, 24), (2, 40)]
-    assert action.mask.tolist() == [True, True, False]
+    assert action.mask.tolist() == [[True, True, False]]
 
 
 def test_action_is_a_copy_of_what_training_goes_on_changing(space):
@@ -83,7 +125,7 @@ def test_parts_must_fit(space):
         {"vectors": [vectors[:2] for vectors in good.vectors]},
         {"space_hash": ""},
         {"coefficients": None},
-        {"mask": torch.tensor([True, True, False])},
+        {"mask": torch.tensor([[True, True, False]])},
     ):
         with pytest.raises(ConfigError, match="leap"):
             replace(good, **change)
@@ -95,8 +137,8 @@ def test_adjusting_moves_one_component(space):
     action = random(space, 0)
     moved = action.adjusted(space, (1, 3), 2.5, name="leap-high")
     change = moved.coefficients - action.coefficients
-    assert change[1, 3] == pytest.approx(2.5) and int((change != 0).sum()) == 1
-    assert torch.equal(moved.vectors[0], space.reconstruct(moved.coefficients)[0])
+    assert change[0, 1, 3] == pytest.approx(2.5) and int((change != 0).sum()) == 1
+    assert torch.equal(moved.vectors[0], space.reconstruct(moved.coefficients[0])[0])
     assert not torch.equal(moved.vectors[0][1], action.vectors[0][1])
     assert moved.name == "leap-high" and moved.meta["seed"] == 0 and moved.meta["history"][0]["from"] == "leap"
     assert action.meta == {"seed": 0}
@@ -125,11 +167,11 @@ def test_moving_toward_a_phrase_leaves_slots_that_it_lacks(space):
     start = random(space, 0)
     at = start.toward(space, "wave slowly", 1.0)
     u, _ = space.project_phrase("wave slowly")
-    torch.testing.assert_close(at.coefficients[:2], u[:2])
-    assert torch.equal(at.coefficients[2], start.coefficients[2]) and at.mask is None
+    torch.testing.assert_close(at.coefficients[0, :2], u[:2])
+    assert torch.equal(at.coefficients[0, 2], start.coefficients[0, 2]) and at.mask is None
     gained = phrase(space, "wave").toward(space, "arms raised above head", 0.5)
     long, _ = space.project_phrase("arms raised above head")
-    assert gained.mask is None and torch.equal(gained.coefficients[1:], long[1:])
+    assert gained.mask is None and torch.equal(gained.coefficients[0, 1:], long[1:])
 
 
 def test_combining_keeps_the_norm(space):
@@ -140,7 +182,7 @@ def test_combining_keeps_the_norm(space):
     direction = torch.nn.functional.cosine_similarity(
         both.coefficients, first.coefficients + second.coefficients, dim=-1
     )
-    torch.testing.assert_close(direction, torch.ones(3))
+    torch.testing.assert_close(direction, torch.ones(1, 3))
     torch.testing.assert_close(first.combined(space, [first, first]).coefficients, first.coefficients)
 
 
@@ -158,7 +200,7 @@ def test_weights_are_used_as_given(space):
     for others, weights, told in (
         ([second], [1.0], "1 weights for 2 actions"),
         ([], None, "2 or more"),
-        ([second], [1.0, float("nan")], "not finite"),
+        ([second], [1.0, float("nan")], "must be a number in"),
     ):
         with pytest.raises(ConfigError, match=told):
             first.combined(space, others, weights)
@@ -167,7 +209,7 @@ def test_weights_are_used_as_given(space):
 def test_combining_takes_a_slot_from_those_that_have_it(space):
     short, long = phrase(space, "wave"), random(space, 1)
     both = short.combined(space, [long])
-    torch.testing.assert_close(both.coefficients[1:], long.coefficients[1:])
+    torch.testing.assert_close(both.coefficients[0, 1:], long.coefficients[0, 1:])
     assert both.mask is None
 
 
@@ -191,6 +233,9 @@ def test_explaining_names_phrase_component_and_distance(space):
     assert told.norm > told.largest_phrase_norm >= 1
     plain = phrase(space, "kneel slowly").explain(space)
     assert plain.phrases[0][0] == "kneel slowly" and plain.norm <= plain.largest_phrase_norm + 1e-6
+    assert told.beyond is not None and told.beyond > 1.5 and plain.beyond is None
+    # A point a hundredth beyond the furthest phrase is not told as outside of the phrases: rounded, both are alike.
+    assert replace(told, norm=told.largest_phrase_norm * 1.01).beyond is None
     nothing = Action.from_coefficients("rest", space, torch.zeros(3, 8)).explain(space)
     assert nothing.norm == 0 and all(share == 0 for *_, share in nothing.phrases)
 
@@ -229,7 +274,7 @@ def test_saved_action_comes_back_the_same(space, tmp_path):
 
 def test_wrong_space_or_model_is_refused_with_both_names(space):
     action = random(space, 0)
-    other = space.truncated(4)
+    other = ActionSpace.build(tables(), PHRASES, rank=4, model_id="tiny@1", tokenizer_hash="abc")
     with pytest.raises(CheckpointError) as caught:
         action.check(space_hash=other.hash)
     assert space.hash[:12] in str(caught.value) and other.hash[:12] in str(caught.value)
@@ -255,7 +300,7 @@ def test_unusable_files_are_refused(space, tmp_path):
         ActionSpace.load(random(space, 0).save(path))
     content = path.read_bytes()
     path.write_bytes(content[:-4])
-    with pytest.raises(CheckpointError, match="corrupt"):
+    with pytest.raises(CheckpointError, match="cut short"):
         Action.load(path)
 
 

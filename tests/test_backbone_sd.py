@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor
 
 from tiny import tiny_sd
 from twinact.backbones import load
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.errors import CheckpointError, ConfigError, DataError
 
@@ -119,7 +119,7 @@ def test_load_refuses_other_families(own_folder: Path) -> None:
     ):
         load(own_folder)
     index.write_text("{")
-    with pytest.raises(CheckpointError, match="is not JSON"):
+    with pytest.raises(CheckpointError, match="is not usable JSON"):
         load(own_folder)
 
 

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from families import CORE, FAMILIES, backbone_of, noisy, pixels, stock_text, times, vectors_of
+from families import CORE, FAMILIES, WITH_CLIP, backbone_of, noisy, pixels, stock_text, times, vectors_of
 from tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from twinact.backbones import load
 from twinact.backbones.sd3 import StableDiffusion3
@@ -57,6 +57,7 @@ def test_load_recognises_the_family(
         assert torch.equal(cond.pooled, expected.pooled)
 
 
+@pytest.mark.slow  # it imports everything anew
 def test_a_fresh_process_opens_a_model_without_a_word(folders: dict[str, Path]) -> None:
     """As in this one, where all that the libraries say on import was said before."""
     code = "import sys, twinact.backbones as b; b.load(sys.argv[1], 'cpu')"
@@ -169,7 +170,7 @@ def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(mak
     torch.testing.assert_close(pooled, torch.cat(ends, dim=-1))
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", WITH_CLIP)
 def test_encoders_in_the_layout_of_published_models_load(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders[name], tmp_path / name))
     weights = load_file(folder / "text_encoder" / "model.safetensors")

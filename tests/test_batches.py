@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from twinact.backbones.base import Backbone
-from twinact.batches import draw_batch, step_generator
-from twinact.configs import LearnConfig
-from twinact.exemplars import Exemplars
-from twinact.train import encode_exemplars
+from twinact.backbones.backbone import Backbone
+from twinact.configs import LearnConfig, TextualInversionConfig
+from twinact.data.exemplars import Exemplars
+from twinact.methods.batches import draw_batch, step_generator
+from twinact.training.loop import encode_exemplars
 
 TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
-INVERSION = replace(TWINACT, method="textual-inversion")
+INVERSION = replace(TWINACT, method=TextualInversionConfig())
 
 
 def test_methods_of_one_seed_see_the_same_batch_and_steps_differ(backbone: Backbone, exemplars: Exemplars) -> None:
@@ -42,7 +42,7 @@ def test_every_exemplar_is_seen_alike_and_paired_with_others(backbone: Backbone,
     assert torch.equal(alone.partners, alone.latents)
 
 
-def test_noise_bias_draws_noisy_times(backbone: Backbone, exemplars: Exemplars) -> None:
+def test_noise_bias_draws_noisy_times_or_clean_ones(backbone: Backbone, exemplars: Exemplars) -> None:
     latents = encode_exemplars(backbone, exemplars)
 
     def mean_time(bias: float) -> float:
@@ -51,3 +51,4 @@ def test_noise_bias_draws_noisy_times(backbone: Backbone, exemplars: Exemplars) 
         return float(torch.cat(drawn).double().mean())
 
     assert mean_time(0.9) > mean_time(0.0) + 100
+    assert mean_time(-0.9) < mean_time(0.0) - 100

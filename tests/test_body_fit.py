@@ -2,24 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
-from twinact.bench.body_fit import fit_pose
-from twinact.nano.data import pose_features
+from twinact.nano.calibrate import LIMBS
 from twinact.world.draw import joints
-from twinact.world.pose import Pose
+from twinact.world.judges.body_fit import fit_pose
+from twinact.world.judges.judges import Judges
+from twinact.world.pose import DOFS, Pose, pose_features
 from twinact.world.scene import Camera, Scene
 from twinact.world.skeleton import JOINT_NAMES
 
-LIMBS = [f"{side}_{name}" for side in "lr" for name in ("shoulder", "elbow", "hip", "knee")]
 ARCHER = Pose(
     root_rotation=10, clearance=0.2, torso_lean=-20, l_shoulder=100, l_elbow=-40, r_shoulder=60, r_elbow=90, l_hip=40,
     l_knee=-60, r_hip=15, r_knee=0,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quick_fits() -> None:
-    """Here they are what is tested, and take as long as they need."""
 
 
 def heat_maps(scene: Scene, spread: dict[str, float] | None = None) -> np.ndarray:
@@ -59,4 +55,14 @@ def test_face_and_hands_are_what_the_features_say() -> None:
 
 def test_maps_without_a_figure_give_a_pose_within_its_ranges() -> None:
     noise = np.random.default_rng(0).normal(0, 5, (len(JOINT_NAMES), 32, 32)).astype(np.float32)
-    assert np.isfinite(fit_pose(noise, pose_features(Pose()), "robot").as_array()).all()
+    found = fit_pose(noise, pose_features(Pose()), "robot")
+    assert all(dof.low <= getattr(found, name) <= dof.high for name, dof in DOFS.items())
+
+
+def test_judges_say_of_a_mirrored_picture_what_they_say_of_the_picture() -> None:
+    torch.manual_seed(0)
+    judges = Judges().eval()
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    plain, mirrored = judges.judge([picture, picture[:, ::-1].copy()])
+    assert (plain.actor, plain.place) == (mirrored.actor, mirrored.place)
+    assert np.allclose(plain.pose.mirrored().as_array(), mirrored.pose.as_array(), atol=0.05)

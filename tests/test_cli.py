@@ -1,6 +1,7 @@
 """The command line on a tiny Stable Diffusion, from space to pictures and other tools, and with unusable input."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from commands import content, done, invoke, refused
-from twinact import workflow
+from small import learn
 from twinact.action import Action
 from twinact.backbones import load, model_id
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, TwinActConfig
+from twinact.jobs.models import open_model
+from twinact.sample import draw
 from twinact.space import ActionSpace
-from twinact.train import StepRecord
 
 PHRASES = "# Body\njumping\njumping in the park\na red dress\nin the city\non the moon\nwith a cat\na dog in the park\n"
 PROMPT = "a robot <act> on the moon"
@@ -128,16 +130,21 @@ class TestLearn:
                           "--out", "moved", code=2)  # fmt: skip
         assert "no coefficients" in message
 
-    def test_a_stopped_run_goes_on_to_the_same_action(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
-        def stop(record: StepRecord) -> None:
-            if record.step == 2:
+    def test_a_stopped_run_goes_on_to_the_same_action(self, model: Path, exemplars: Path, space: Path) -> None:
+        def stop(step: int) -> None:
+            if step == 2:
                 raise KeyboardInterrupt
 
-        config = LearnConfig(name="leap", steps=4, similarity_weight=0.0)
+        config = LearnConfig(name="leap", steps=4, slots=2, method=TwinActConfig(similarity_weight=0.0))
         with pytest.raises(KeyboardInterrupt):
-            workflow.learn(exemplars, config, "stopped", backbone=workflow.open_model(model), progress=stop)
-        command = ("learn", exemplars, "--model", model, "--steps", "4", "--precision", "fp32", "--json")
-        assert json.loads(done(*command, "--out", "stopped").stdout)["resumed_from"] == 2
+            learn(
+                exemplars, config, "stopped", backbone=open_model(model), space=ActionSpace.load(space), progress=stop
+            )
+        command = ("learn", exemplars, "--model", model, "--space", space, "--slots", "2", "--steps", "4",
+                   "--precision", "fp32", "--json")  # fmt: skip
+        resumed = done(*command, "--out", "stopped")
+        assert json.loads(resumed.stdout)["resumed_from"] == 2
+        assert "going on with the run in 'stopped'" in resumed.stderr
         done(*command, "--out", "whole")
         stopped, whole = (Action.load(f"{run}/leap.action.safetensors") for run in ("stopped", "whole"))
         assert stopped.coefficients.equal(whole.coefficients)
@@ -151,6 +158,7 @@ class TestLearn:
                         "--out", learned.parent)  # fmt: skip
         assert result.exit_code == 2
         assert "steps (3 there, 4 now)" in result.stderr
+        assert "opening model" not in result.stderr  # gigabytes, for nothing
         assert content(learned.parent) == before
 
     def test_folder_that_is_not_ours_is_told_before_the_model_is_opened(self, exemplars: Path, tmp_path: Path) -> None:
@@ -185,12 +193,18 @@ class TestLearn:
 
     def test_pictures_without_captions_are_told(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
         shutil.copytree(exemplars, tmp_path / "bare", ignore=shutil.ignore_patterns("*.txt", "*.json"))
-        told = "pictures have no caption"
-        assert told in done("learn", "bare", "--model", model, "--steps", "1", "--start", "jumping").stderr
+        common = ("learn", "bare", "--model", model, "--steps", "1", "--start", "jumping")
+        told = done(*common).stderr
+        assert "pictures have no caption: 'a photo of someone <act>' is said" in told
+        assert re.search(r"unsaid: the actor in (\d) and the place in \1;", told)
+        told = done(*common, "--actor", "a woman", "--out", "named").stderr
+        assert "'a photo of a woman <act>' is said" in told and "unsaid: the place in" in told
+        captions = json.loads((tmp_path / "named/config.json").read_text())["settings"]["captions"]
+        assert set(captions) == {"a photo of a woman <act>"}
 
     def test_missing_folder_and_bad_setting_are_told_at_once(self, exemplars: Path) -> None:
         assert "'nowhere' is not a folder" in refused("learn", "nowhere")
-        assert "steps 0 must be" in refused("learn", exemplars, "--steps", "0", code=2)
+        assert "steps -1 must be" in refused("learn", exemplars, "--steps", "-1", code=2)
 
 
 class TestGenerate:
@@ -232,6 +246,33 @@ class TestGenerate:
         assert "<act>" in message
         assert not list(tmp_path.iterdir())
 
+    def test_several_actions_in_one_picture(self, learned: Path, model: Path, tmp_path: Path) -> None:
+        leap = Action.load(learned)
+        other = replace(
+            leap,
+            name="other",
+            vectors=[-vectors for vectors in leap.vectors],
+            coefficients=None,
+            space_hash="",
+            mask=None,
+        )
+        other.save(tmp_path / "other.action.safetensors")
+        files = (learned, "other.action.safetensors")
+        common = ("generate", *files, "--model", model, "--precision", "fp32", "--steps", "2", "--out", "out")
+        text = "a cat <leap> beside a dog <{}>"
+        done(*common, "--prompt", text.format("other"), "--prompt", PROMPT)
+        names = [json.loads(line)["file"] for line in (tmp_path / "out/pictures.jsonl").read_text().splitlines()]
+        assert names == ["leap_00000_0.png", "other_00001_0.png", "leap-other_00002_0.png"]
+        with Image.open(tmp_path / "out" / names[2]) as image:
+            facts = json.loads(image.text["twinact"])
+            both = image.tobytes()
+        assert {said: one["name"] for said, one in facts["actions"].items()} == {"<leap>": "leap", "<other>": "other"}
+        vectors = {"<leap>": leap.vectors, "<other>": other.vectors}
+        (drawn,) = draw(load(model), [text.format("other")], vectors, seeds=[0], steps=2)
+        assert drawn.tobytes() == both
+        assert "name all actions" in refused(*common, "--prompt", text.format("act"))
+        assert "'other' is in no prompt" in refused(*common, "--prompt", text.format("leap"))
+
     def test_prompt_that_is_too_long(self, learned: Path, model: Path, tmp_path: Path) -> None:
         prompt = "a robot " * 20 + "<act>"
         refused("generate", learned, "--model", model, "--prompt", prompt, "--out", "out")
@@ -266,19 +307,19 @@ class TestGenerate:
 
 class TestMove:
     def test_adjust_along_a_component(self, learned: Path, tmp_path: Path) -> None:
-        result = done("adjust", learned, "--component", "1:0", "--amount", "-2", "--out", "leap-less")
+        result = done("adjust", learned, "--component", "0:1", "--amount", "-2", "--out", "leap-less")
         assert result.stdout == "leap-less.action.safetensors\n"
         before, after = Action.load(learned), Action.load("leap-less.action.safetensors")
         assert after.name == "leap-less"
         difference = after.coefficients - before.coefficients
-        assert float(difference[1, 0]) == pytest.approx(-2, abs=1e-6)
+        assert float(difference[0, 0, 1]) == pytest.approx(-2, abs=1e-6)
         assert int((difference != 0).sum()) == 1
 
     def test_adjust_toward_a_phrase_and_combine(self, learned: Path, space: Path) -> None:
         done("adjust", learned, "--toward", "jumping in the park", "--amount", "1", "--out", "park.action.safetensors")
         built = ActionSpace.load(space)
         phrase = built.project_phrase("jumping in the park")[0]
-        assert Action.load("park.action.safetensors").coefficients == pytest.approx(phrase, abs=1e-5)
+        assert Action.load("park.action.safetensors").coefficients[0] == pytest.approx(phrase, abs=1e-5)
         both = ("combine", learned, "park.action.safetensors", "--out")
         done(*both, "even")
         done(*both, "added", "--weights", "1,0.5", "--space", space)
@@ -290,7 +331,7 @@ class TestMove:
         done("adjust", learned, "--toward", "far.action.safetensors", "--amount", "0.5", "--space",
              learned.parent / "phrases.space.safetensors", "--out", "middle")  # fmt: skip
         moved = Action.load("middle.action.safetensors").coefficients - Action.load(learned).coefficients
-        assert float(moved[0, 1]) == pytest.approx(1.5, abs=1e-5)
+        assert float(moved[0, 0, 1]) == pytest.approx(1.5, abs=1e-5)
 
     @pytest.mark.parametrize(
         "options",
@@ -323,7 +364,12 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
     result = done("export", learned, "--model", model, "--out", tmp_path / "exports")
     assert "type: twa-leap (" in result.stderr and "embedding:twa-leap (" in result.stderr
     paths = [Path(path) for path in result.stdout.split()]
-    assert [path.name for path in paths] == ["twa-leap.safetensors", "learned_embeds.safetensors"]
+    assert [path.name for path in paths] == [
+        "twa-leap.safetensors", "learned_embeds.safetensors", "twa-leap.comfyui.json", "twa-leap.a1111.txt",
+    ]  # fmt: skip
+    for path in paths[2:]:
+        path.unlink()
+    paths = paths[:2]
     back = tmp_path / "back.action.safetensors"
     done("import", paths[0], "--name", "back", "--model", model, "--out", back)
     assert Action.load(back).vectors[0].equal(Action.load(learned).vectors[0])

@@ -92,7 +92,7 @@ def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, act
     assert "made for another family" in refused(*start, "--actor", tmp_path / "xl.safetensors")
     (tmp_path / "old.pt").write_bytes(b"\x80")
     assert "run code" in refused(*start, "--actor", tmp_path / "old.pt")
-    assert "cannot be read" in refused(*start, "--actor", tmp_path / "none.safetensors")
+    assert "does not exist" in refused(*start, "--actor", tmp_path / "none.safetensors")
     Action("bob", [torch.ones(1, 32)], "other@1").save(tmp_path / "bob.action.safetensors")
     assert "was made for model 'other@1'" in refused(*start, "--actor", tmp_path / "bob.action.safetensors")
     assert not (tmp_path / "pictures").exists()
@@ -104,11 +104,13 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
         "exports/twa-leap.safetensors",
         "exports/twa-leap/learned_embeds.safetensors",
         "exports/twa-leap/pytorch_lora_weights.safetensors",
-        "exports/lora/twa-leap.safetensors",
-        "exports/bundle/twa-leap.safetensors",
+        "exports/lora/twa-leap-lora.safetensors",
+        "exports/bundle/twa-leap-bundle.safetensors",
+        "exports/twa-leap.comfyui.json",
+        "exports/twa-leap.a1111.txt",
     ]
     assert "not replaced" in refused("export", learned, "--model", model)
-    back = Action.load(made("import", paths[-1], "--name", "back", "--out", "back", "--model", model)[0])
+    back = Action.load(made("import", paths[4], "--name", "back", "--out", "back", "--model", model)[0])
     action = Action.load(learned)
     assert back.vectors[0].equal(action.vectors[0])
     assert all(back.lora[key].equal(weight) for key, weight in action.lora.items())
@@ -123,6 +125,6 @@ def test_export_says_which_tools_have_no_words_for_t5(tmp_path: Path) -> None:
     action = Action("leap", vectors, model_id(tmp_path / "flux"), lora=lora.fresh(backbone_of("flux"), 2, 0))
     file = action.save(tmp_path / "leap.action.safetensors")
     result = done("export", file, "--model", tmp_path / "flux", "--out", "exports")
-    assert len(result.stdout.splitlines()) == 4
+    assert len(result.stdout.splitlines()) == 5  # with the workflow
     assert "type: twa-leap (diffusers), embedding:twa-leap (ComfyUI)" in result.stderr
     assert "A1111" not in result.stderr and "Forge" not in result.stderr

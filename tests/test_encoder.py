@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from twinact.encoders import FOLDER, ActionEncoder, LatentActionEncoder, load_action_encoder
-from twinact.encoders.pose import EncoderConfig, degrade, joint_positions, segment_directions
 from twinact.errors import CheckpointError, ConfigError
-from twinact.losses import denoising_loss, similarity_loss
+from twinact.methods.losses import denoising_loss, similarity_loss
+from twinact.readers import FOLDER, ActionEncoder, LatentActionEncoder, load_action_encoder
+from twinact.readers.latent import EncoderConfig, degrade, joint_positions, segment_directions
 
 
 def test_encoder_reads_any_size_and_saves(encoder: LatentActionEncoder, tmp_path: Path) -> None:

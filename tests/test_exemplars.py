@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from twinact import squares as module
+from twinact.data import pictures as module
+from twinact.data.captions import default_caption
+from twinact.data.exemplars import load_exemplars, read_exemplars
 from twinact.errors import ConfigError, DataError
-from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
 
 RED, BLUE = (220, 30, 20), (20, 40, 230)
 
@@ -43,7 +44,7 @@ def test_reads_by_content_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     loaded = load_exemplars(tmp_path, 48)
     assert [path.name for path in loaded.paths] == ["a.jpg", "b.png", "c"]
-    assert loaded.captions == (DEFAULT_CAPTION,) * 3
+    assert loaded.captions == (default_caption(),) * 3
     assert loaded.hashes[0] == hashlib.sha256((tmp_path / "a.jpg").read_bytes()).hexdigest()
     for image in loaded.images:
         assert (image.mode, image.size) == ("RGB", (48, 48))
@@ -231,12 +232,24 @@ def test_captions_from_txt_json_and_argument(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text(json.dumps({"a.png": "a dog <act>", "b.png": "a cat <act>"}))
     (tmp_path / "b.txt").write_text("\ufeffa woman <act>\n in a park \n", encoding="utf-8")
     loaded = load_exemplars(tmp_path, 32, {"c.png": "a robot <act>"})
-    assert loaded.captions == ("a dog <act>", "a woman <act> in a park", "a robot <act>", DEFAULT_CAPTION)
+    assert loaded.captions == ("a dog <act>", "a woman <act> in a park", "a robot <act>", default_caption())
+
+
+def test_captions_as_tools_and_data_sets_have_them(tmp_path: Path) -> None:
+    for index in range(4):
+        Image.new("RGB", (40, 40), (index * 50, 0, 0)).save(tmp_path / f"{index}.png")
+    (tmp_path / "0.caption").write_text("a dog <act>")
+    rows = ({"file_name": "1.png", "text": "a cat <act>"}, {"file_name": "2.png", "caption": "a fox <act>"})
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    loaded = read_exemplars(tmp_path, actor="a woman")
+    assert loaded.captions == ("a dog <act>", "a cat <act>", "a fox <act>", "a photo of a woman <act>")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
+        ("metadata.jsonl", '{"text": "a <act>"}', "each line must be like"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": 3}', "not text"),
         ("a.txt", "a woman leaping", r"a\.txt: caption 'a woman leaping' holds <act> 0 times; write it once"),
         ("a.txt", "<act> and <act>", "2 times"),
         ("a.txt", "", "0 times"),
@@ -272,6 +285,7 @@ def test_bad_folders_and_sizes(tmp_path: Path) -> None:
         load_exemplars(tmp_path / "a.txt", 64)
     with pytest.raises(DataError, match="does not exist"):
         load_exemplars(tmp_path / "none", 64)
+    halves().save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="size"):
         load_exemplars(tmp_path, 0)
 

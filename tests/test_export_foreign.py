@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from families import PIPELINES, backbone_of, drawn_by_stock, drawn_by_us, modules
 from tiny import tiny_flux
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.flux import Flux
 from twinact.errors import CheckpointError
-from twinact.export import import_action, import_lora
+from twinact.export import LAYOUTS, import_action, import_lora
+from twinact.export.loras import _BLOCK, _original
 from twinact.lora import DOWN, UP
 
 RANK, ALPHA = 4, 2.0
@@ -80,6 +81,41 @@ def legacy_text(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Te
     return peft(part, layer, down, up)
 
 
+def comfy(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """ComfyUI: names of the original code after diffusion_model, those of transformers for text encoders."""
+    if part == "unet":
+        prefix, layer = "diffusion_model", _BLOCK.sub(lambda match: _original(match, 2), layer, count=1)
+    else:
+        prefix = f"text_encoders.clip_{'l' if part == 'text_encoder' else 'g'}.transformer"
+        layer = "text_model." + layer.removeprefix("text_model.")
+    return {f"{prefix}.{layer}{DOWN}": down, f"{prefix}.{layer}{UP}": up}
+
+
+def comfy_alpha(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    ends = {DOWN: ".lora_down.weight", UP: ".lora_up.weight"}
+    spelled = {
+        key.replace(DOWN, ends[DOWN]).replace(UP, ends[UP]): w for key, w in comfy(part, layer, down, up).items()
+    }
+    return spelled | {next(iter(spelled)).removesuffix(ends[DOWN]) + ".alpha": torch.tensor(ALPHA)}
+
+
+def original(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """OneTrainer's "Original": no prefix at all."""
+    return {key.replace("diffusion_model.", ""): w for key, w in comfy_alpha(part, layer, down, up).items()}
+
+
+def saved_by_peft(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """The adapter of a network alone, as PEFT saves it."""
+    return {f"base_model.model.{layer}{DOWN}": down, f"base_model.model.{layer}{UP}": up}
+
+
+def of_2023(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """Attention processors of old diffusers, without the part's name."""
+    block, _, projection = layer.removesuffix(".0").rpartition(".")
+    name = f"{block}.processor.{projection}_lora"
+    return {f"{name}.down.weight": down, f"{name}.up.weight": up}
+
+
 @pytest.mark.parametrize(
     ("name", "spelling", "parts", "by_stock"),
     [
@@ -97,6 +133,17 @@ def legacy_text(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Te
         ("sdxl", peft_alpha, {"unet": _ATTENTION}, False),
         ("sdxl", older_alpha, {"unet": _ATTENTION}, False),
         ("flux", peft_alpha, {"transformer": _ATTENTION}, False),
+        # The stock loader says that these are for another family.
+        ("sd", comfy, {"unet": _ATTENTION, "text_encoder": _TEXT}, False),
+        ("sd2", comfy_alpha, {"unet": _ATTENTION}, False),
+        ("sdxl", comfy, {"unet": _ATTENTION}, False),
+        ("sdxl", comfy_alpha, {"unet": _ATTENTION, "text_encoder": _TEXT, "text_encoder_2": _TEXT}, False),
+        ("sd", original, {"unet": _ATTENTION}, False),
+        ("sdxl", original, {"unet": _ATTENTION}, False),
+        ("sd", saved_by_peft, {"unet": _ATTENTION}, False),
+        ("flux", saved_by_peft, {"transformer": _ATTENTION}, False),
+        ("sd3", saved_by_peft, {"transformer": _ATTENTION}, False),
+        ("sd", of_2023, {"unet": _ATTENTION}, False),
     ],
 )
 def test_spellings_of_other_tools(name: str, spelling: Spelling, parts: Parts, by_stock: bool, tmp_path: Path) -> None:
@@ -115,7 +162,7 @@ def _check(
 ) -> None:
     path = folder / "person.safetensors"
     save_file(tensors, path, metadata=header)
-    found = dict(import_action(path, PIPELINES[name], name="person", backbone=backbone_of(name)).lora)
+    found = dict(import_action(path, PIPELINES[name.rstrip("2")], name="person", backbone=backbone_of(name)).lora)
     assert found.keys() == expected.keys() and len(found) > 4
     for key in {key.rpartition(".lora_")[0] for key in expected}:
         # Loaders may scale either half.
@@ -132,6 +179,87 @@ def test_alpha_in_the_header_of_diffusers(tmp_path: Path) -> None:
     expected = {key: ALPHA / RANK * value if key.endswith(UP) else value for key, value in tensors.items()}
     config = {"unet.r": RANK, "unet.lora_alpha": ALPHA, "unet.target_modules": [layer for _, layer, *_ in layers]}
     _check("sdxl", tensors, expected, True, tmp_path, lora_adapter_metadata=json.dumps(config))
+
+
+@pytest.mark.parametrize("beside", ["bundle", "nothing"])
+@pytest.mark.parametrize(
+    ("name", "spelling", "part"),
+    [
+        ("sdxl", peft, "unet"),
+        ("sd", comfy, "unet"),
+        ("flux", peft, "transformer"),
+        ("sd3", saved_by_peft, "transformer"),
+    ],
+)
+def test_alpha_in_the_header_is_read_whatever_else_is_in_the_file(
+    name: str, spelling: Spelling, part: str, beside: str, tmp_path: Path
+) -> None:
+    layers = list(_layers(name, {part: _ATTENTION}))
+    tensors = {key: value for layer in layers for key, value in spelling(*layer).items()}
+    expected = {
+        key: (ALPHA / RANK if key.endswith(UP) else 1) * value for one in layers for key, value in peft(*one).items()
+    }
+    if beside == "bundle":
+        keys = LAYOUTS[PIPELINES[name]].keys
+        widths = [table.width for table in backbone_of(name).token_tables()]
+        tensors |= {f"bundle_emb.anna.{key}": torch.ones(1, width) for key, width in zip(keys, widths, strict=True)}
+    config = {f"{part}.r": RANK, f"{part}.lora_alpha": ALPHA}
+    _check(name, tensors, expected, False, tmp_path, lora_adapter_metadata=json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "header", "told"),
+    [
+        ("clip_l", {}, "'clip_l' is no part of a LoRA"),
+        ("unet.conv_in.lora_B.bias", {}, "LoRA with biases"),
+        ("unet.conv_in.lora_A.weight", {}, "'unet.conv_in' lacks half"),
+        ("", {"lora_adapter_metadata": "[1]"}, "lora_adapter_metadata in the header is not readable"),
+        (
+            "",
+            {"lora_adapter_metadata": '{"unet.lora_alpha": "x"}'},
+            "lora_adapter_metadata in the header is not usable",
+        ),
+    ],
+)
+def test_nothing_beside_a_lora_is_dropped_in_silence(
+    key: str, header: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    tensors = {name: value for layer in _layers("sd", {"unet": _ATTENTION}) for name, value in peft(*layer).items()}
+    save_file(tensors | ({key: torch.ones(1, 32)} if key else {}), tmp_path / "x.safetensors", metadata=header)
+    with pytest.raises(CheckpointError, match=re.escape(told)):
+        import_action(tmp_path / "x.safetensors", PIPELINES["sd"], name="person", backbone=backbone_of("sd"))
+
+
+@pytest.mark.parametrize(
+    ("name", "which"), [("sdxl", r"proj_(in|out)$"), ("sd", r"proj_(in|out)$"), ("sd", _ATTENTION)]
+)
+@pytest.mark.parametrize("spelling", [kohya, peft])
+def test_projections_may_be_written_as_convolutions_and_back(
+    name: str, which: str, spelling: Spelling, tmp_path: Path
+) -> None:
+    tensors: dict[str, Tensor] = {}
+    expected: dict[str, Tensor] = {}
+    for part, layer, down, up in _layers(name, {"unet": which}):
+        turned = [half[..., 0, 0] if half.ndim == 4 else half[..., None, None] for half in (down, up)]
+        tensors |= spelling(part, layer, *turned)
+        scale = ALPHA / RANK if spelling is kohya else 1.0
+        expected |= {f"{part}.{layer}{DOWN}": down, f"{part}.{layer}{UP}": scale * up}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = import_lora(tmp_path / "x.safetensors", backbone_of(name))
+    assert found.keys() == expected.keys()
+    for key in {key.rpartition(".lora_")[0] for key in expected}:
+        products = [w[key + UP].flatten(1) @ w[key + DOWN].flatten(1) for w in (found, expected)]
+        torch.testing.assert_close(*products)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("lora_unet_mid_block.w_norm", "norm"), ("lora_unet_a.on_input", "IA3"), ("lora_unet_a.b1.weight", "GLoRA")],
+)
+def test_adapters_of_other_kinds_are_named(key: str, kind: str, tmp_path: Path) -> None:
+    save_file({key: torch.ones(1, 4)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=rf"is a {kind} adapter \({key}\)"):
+        import_action(tmp_path / "x.safetensors", PIPELINES["sd"], name="person", backbone=backbone_of("sd"))
 
 
 def wide_flux() -> Backbone:

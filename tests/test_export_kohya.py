@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import Flux2KleinPipeline, FluxPipeline
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -95,6 +95,42 @@ def test_layers_of_flux_are_those_of_the_stock_converter(tmp_path: Path) -> None
     assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
 
 
+def test_layers_of_flux2_are_those_of_the_stock_converter(tmp_path: Path) -> None:
+    """But for those that turn time into shifts, which it leaves out."""
+    weights = lora_of_all("klein")
+    tensors = fused(weights, PIPELINES["klein"])
+    stock = Flux2KleinPipeline.lora_state_dict(dict(tensors))
+    left_out = {key for key in weights if "modulation" in key or "norm_out" in key}
+    assert stock.keys() == weights.keys() - left_out
+    assert all(torch.equal(stock[key], weights[key]) for key in stock)
+    save_file(tensors, tmp_path / "x.safetensors")
+    back = import_lora(tmp_path / "x.safetensors", backbone_of("klein"))
+    assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
+
+
+def test_layers_of_chroma_are_those_of_the_stock_converter(tmp_path: Path) -> None:
+    """That of FLUX.1, and with the same exception; what makes the shifts is written under no other names."""
+    weights = {key: weight for key, weight in lora_of_all("chroma").items() if "distilled_guidance" not in key}
+    tensors = fused(weights, PIPELINES["chroma"])
+    double = {key: tensor for key, tensor in tensors.items() if "double_blocks" in key}
+    stock = FluxPipeline.lora_state_dict(dict(double))
+    assert stock and all(torch.equal(stock[key], weights[key]) for key in stock)
+    assert len(stock) == sum(key.startswith("transformer.transformer_blocks") for key in weights)
+    save_file(tensors, tmp_path / "x.safetensors")
+    back = import_lora(tmp_path / "x.safetensors", backbone_of("chroma"))
+    assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
+
+
+def test_layers_of_z_image_are_read_under_the_names_of_the_original_code(tmp_path: Path) -> None:
+    """Which has queries, keys and values in one layer."""
+    weights = {key: weight for key, weight in lora_of_all("z-image").items() if ".attention." in key}
+    tensors = fused(weights, PIPELINES["z-image"])
+    assert "lora_unet_context_refiner_0_attention_qkv.lora_down.weight" in tensors
+    save_file(tensors, tmp_path / "x.safetensors")
+    back = import_lora(tmp_path / "x.safetensors", backbone_of("z-image"))
+    assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
+
+
 def test_single_blocks_of_flux_at_their_real_width_go_through_the_stock_converter(tmp_path: Path) -> None:
     generator, weights = torch.Generator().manual_seed(0), {}
     blocks = [("single_transformer_blocks.37", ("to_q", "to_v")), ("transformer_blocks.18", ("to_q", "to_k", "to_v"))]
@@ -158,7 +194,7 @@ def test_what_cannot_be_represented_is_one_line(tmp_path: Path) -> None:
         read("sd3", tmp_path / "x.safetensors")
     half = {key: weight for key, weight in tensors.items() if "blocks_0_x_block_attn_qkv.lora_up" not in key}
     save_file(half, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=r"attn_qkv.alpha is no layer of the model|lacks its other half"):
+    with pytest.raises(CheckpointError, match=r"attn_qkv' lacks half of its tensors"):
         read("sd3", tmp_path / "x.safetensors")
     ends = {DOWN: "lora_down.weight", UP: "lora_up.weight"}
     twice = {

@@ -11,14 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from families import CORE, FAMILIES, pixels
 from small import exemplars_in
 from twinact import PLACEHOLDER
-from twinact.backbones.base import Backbone
-from twinact.configs import LearnConfig, RunConfig
-from twinact.exemplars import Exemplars
+from twinact.backbones.backbone import Backbone
+from twinact.configs import LearnConfig, RunConfig, TextualInversionConfig
+from twinact.data.exemplars import Exemplars
+from twinact.jobs.models import open_model
 from twinact.lora import fresh
 from twinact.methods import make_method
 from twinact.sample import generate
-from twinact.train import StepRecord, TrainResult, train
-from twinact.workflow import open_model
+from twinact.training.loop import StepRecord, TrainResult, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("name", CORE)]
 
@@ -27,7 +27,7 @@ KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
 }  # fmt: skip
 CONFIG = LearnConfig(
-    name="leap", method="textual-inversion", steps=4, batch_size=2, learning_rate=1e-2, lora_rank=2,
+    name="leap", method=TextualInversionConfig(), steps=4, batch_size=2, learning_rate=1e-2, lora_rank=2,
     lora_learning_rate=1e-2, seed=3,
 )  # fmt: skip
 

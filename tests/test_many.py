@@ -16,10 +16,11 @@ from typer.testing import CliRunner, Result
 
 from small import INVERSION, exemplars_in
 from twinact.cli import app
-from twinact.cli.many import action_folders
+from twinact.cli.learn import action_folders
 from twinact.errors import ConfigError, DataError
-from twinact.lock import NAME
-from twinact.many import Job, Outcome, attempt, learn_here, table
+from twinact.jobs.job import Job, Outcome
+from twinact.jobs.many import attempt, learn_here, table
+from twinact.runs.lock import NAME
 
 NAMES = ("leap", "spin", "wave")
 
@@ -35,7 +36,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def jobs(model: Path, photos: Path, out: Path, steps: int = 3) -> list[Job]:
     run = {"checkpoint_every": 2}
     return [
-        Job(photos / name, replace(INVERSION, name=name, steps=steps), out / name, str(model), None, run)
+        Job(
+            exemplars=photos / name,
+            config=replace(INVERSION, name=name, steps=steps),
+            run_dir=out / name,
+            model=str(model),
+            run=run,
+        )
         for name in NAMES
     ]
 
@@ -138,10 +145,11 @@ def two_workers(installed_ray: Any) -> Iterator[None]:
     installed_ray.shutdown()
 
 
+@pytest.mark.slow  # starting a cluster takes ten seconds
 @pytest.mark.usefixtures("two_workers")
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray", "ignore:.*:FutureWarning:ray")
 def test_ray_learns_the_same_bits_although_a_worker_is_killed(model: Path, photos: Path, tmp_path: Path) -> None:
-    from twinact.cluster import learn_on_ray
+    from twinact.jobs.cluster import learn_on_ray
 
     here = learn_here(jobs(model, photos, tmp_path / "here", 20), 0, report=lambda outcome: None)
     three = jobs(model, photos, tmp_path / "ray", 20)

@@ -1,28 +1,34 @@
 """The methods: their terms, their starting points, and what does not fit together."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tiny import tiny_flux
-from twinact.backbones.base import Backbone
+from twinact import PLACEHOLDER
+from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.flux import Flux
-from twinact.batches import draw_batch
-from twinact.configs import LearnConfig
-from twinact.encoders import LatentActionEncoder
+from twinact.configs import LearnConfig, TextualInversionConfig, TwinActConfig
+from twinact.data.exemplars import Exemplars
 from twinact.errors import ConfigError
-from twinact.exemplars import Exemplars
-from twinact.losses import denoising_loss
-from twinact.methods import Batch, TextualInversion, TwinAct, make_method
-from twinact.methods.base import denoise
+from twinact.intent import PoseTarget
+from twinact.methods import Batch, make_method
+from twinact.methods.batches import draw_batch
+from twinact.methods.losses import denoising_loss
+from twinact.methods.method import denoise
+from twinact.methods.textual_inversion import TextualInversion
+from twinact.methods.twinact import Start, TwinAct
+from twinact.readers import LatentActionEncoder
 from twinact.space import ActionSpace
-from twinact.train import encode_exemplars, train
+from twinact.training.loop import encode_exemplars, train
 
 TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
-INVERSION = replace(TWINACT, method="textual-inversion")
+INVERSION = replace(TWINACT, method=TextualInversionConfig())
 
 
 def _batch(backbone: Backbone, exemplars: Exemplars) -> Batch:
@@ -32,8 +38,9 @@ def _batch(backbone: Backbone, exemplars: Exemplars) -> Batch:
 def test_twinact_adds_its_terms_with_their_weights(
     backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars
 ) -> None:
-    start = torch.full((space.slots, space.rank), 0.5)
-    method = TwinAct(space, encoder, learning_rate=0.1, similarity_weight=2.0, prior_weight=0.25, start=start)
+    start = Start(torch.full((1, space.slots, space.rank), 0.5), torch.ones(1, space.slots, dtype=torch.bool))
+    settings = TwinActConfig(similarity_weight=2.0, prior_weight=0.25).settled(False)
+    method = TwinAct(space, encoder, None, settings, learning_rate=0.1, start=start)
     method.attach(backbone)
     batch = _batch(backbone, exemplars)
     terms = method.loss(backbone, batch, torch.Generator())
@@ -89,12 +96,40 @@ def test_what_lies_outside_the_mask_changes_no_loss_and_gets_no_gradient() -> No
 def test_rank_learns_only_leading_components(
     backbone: Backbone, space: ActionSpace, exemplars: Exemplars, tmp_path: Path
 ) -> None:
-    config = replace(TWINACT, rank=2, similarity_weight=0.0, start="jumping on the moon")
+    config = replace(TWINACT, method=TwinActConfig(rank=2, similarity_weight=0.0), start="jumping on the moon")
     action = train(make_method(config, backbone, space, None), backbone, exemplars, config, tmp_path).action
     assert action.coefficients is not None and action.space_hash == space.hash
     phrase = space.project_phrase("jumping on the moon")[0]
-    assert torch.equal(action.coefficients[:, 2:], phrase[:, 2:])
-    assert not torch.equal(action.coefficients[:, :2], phrase[:, :2])
+    assert torch.equal(action.coefficients[0, :, 2:], phrase[:, 2:])
+    assert not torch.equal(action.coefficients[0, :, :2], phrase[:, :2])
+
+
+class Meant:
+    """An intent that anybody can follow: where the mean of the conditioning points."""
+
+    segments = ((0, 1), (1, 2))
+    steps = 1
+
+    def read(self, backbone: Backbone, cond: TextCond, noise: Tensor) -> Tensor:
+        return F.normalize(cond.hidden.mean(dim=1)[:, :4].unflatten(1, (2, 2)), dim=2)
+
+
+def test_the_pose_alone_is_learned_from_and_the_exemplars_are_not_seen(
+    backbone: Backbone, space: ActionSpace, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    target = PoseTarget(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1.0, 0.0]), Meant())
+    config = replace(TWINACT, start="jumping; sitting down", steps=30, learning_rate=0.2)
+    method = make_method(config, backbone, space, None, target)
+    before, action = backbone.passes.forward, train(method, backbone, exemplars, config, tmp_path).action
+    assert backbone.passes.forward == before  # this intent asks no denoiser, and nothing else does
+    assert action.coefficients is not None and len(action.coefficients) == 2
+
+    def distance(vectors: Sequence[Tensor]) -> float:
+        cond = backbone.encode_text([f"a robot {PLACEHOLDER} on the moon"], {PLACEHOLDER: vectors})
+        return float(target.distance(backbone, cond, torch.zeros(1, 4, 4, 4)))
+
+    start = Start.of(config.start, space, backbone.token_tables())
+    assert distance(action.vectors) < 0.7 * distance(space.vectors(start.coefficients, start.mask))
 
 
 def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
@@ -106,7 +141,9 @@ def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
         return method.vectors[0].detach()
 
     assert torch.equal(start("robot"), table.embed("robot").repeat(2, 1))
-    torch.testing.assert_close(start("red robot"), table.embed("red robot").mean(0).repeat(2, 1))
+    assert torch.equal(start("red robot"), table.embed("red robot"))
+    words = table.embed("a red robot")
+    torch.testing.assert_close(start("a red robot"), torch.stack([words[:2].mean(0), words[2]]))
     # The tiny vocabulary spells "posing" in letters.
     assert len(table.ids("posing")) > 1
     torch.testing.assert_close(start(None), table.weight.mean(0).repeat(2, 1))
@@ -134,20 +171,20 @@ def test_parts_that_do_not_fit_are_refused(
     backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="set similarity_weight to 0"):
-        make_method(TWINACT, backbone, space, None)
+        make_method(replace(TWINACT, method=TwinActConfig(similarity_weight=0.1)), backbone, space, None)
     with pytest.raises(ConfigError, match="needs an action space"):
         make_method(TWINACT, backbone, None, encoder)
     with pytest.raises(ConfigError, match="slots 2 differs from the 3"):
         make_method(replace(TWINACT, slots=2), backbone, space, encoder)
     with pytest.raises(ConfigError, match=f"rank 99 is more than the {space.rank}"):
-        make_method(replace(TWINACT, rank=99), backbone, space, encoder)
+        make_method(replace(TWINACT, method=TwinActConfig(rank=99)), backbone, space, encoder)
     with pytest.raises(ConfigError, match="build a space for it"):
         make_method(TWINACT, backbone, replace(space, model_id="other@1"), encoder).attach(backbone)
     make_method(TWINACT, backbone, replace(space, model_id="renamed@0"), encoder).attach(backbone)
-    with pytest.raises(ConfigError, match="start has shape"):
-        TwinAct(
-            space, encoder, learning_rate=1.0, similarity_weight=1.0, prior_weight=0.0, start=torch.zeros(1, space.rank)
-        )
+    with pytest.raises(ConfigError, match="pose_weight 1 needs exemplars whose pose is read"):
+        make_method(replace(TWINACT, method=TwinActConfig(pose_weight=1.0)), backbone, space, encoder)
+    with pytest.raises(ConfigError, match="are all 0; set one above 0"):
+        make_method(replace(TWINACT, method=TwinActConfig(denoising_weight=0.0)), backbone, space, encoder)
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match="method 'twinact' and a 'textual-inversion' was given"):
         train(TextualInversion(3, 5e-3), backbone, exemplars, TWINACT, run)

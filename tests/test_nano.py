@@ -15,25 +15,26 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from fresh import start
 from twinact.backbones import load, quiet
-from twinact.backbones.base import Backbone
-from twinact.bench.calibrate import calibrate
-from twinact.bench.judges import Judges, Verdict
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.shipped import judges_dir, model_dir
 from twinact.cli.world import _told
-from twinact.encoders import load_action_encoder
-from twinact.errors import ConfigError, DataError
-from twinact.nano import judges_dir, model_dir
+from twinact.errors import ConfigError
+from twinact.jobs.models import open_model
+from twinact.nano import pictures
+from twinact.nano.calibrate import calibrate
 from twinact.nano.data import (
     described,
     drawn_part,
-    features_pose,
     freely_posed,
     picture_batches,
-    pose_features,
     trained_part,
+    worded,
 )
+from twinact.nano.encoder import train_encoder
 from twinact.nano.evaluate import (
-    contact_sheet,
+    KINDS,
     evaluate_between,
     evaluate_nano,
     evaluate_vae,
@@ -41,20 +42,29 @@ from twinact.nano.evaluate import (
     prompts,
 )
 from twinact.nano.fit import fit_module, schedule, visited_twice
-from twinact.nano.recipe import RECIPE, Fit, Recipe
-from twinact.nano.refine import pose_distance
-from twinact.nano.tokenizer import build_tokenizer
-from twinact.nano.train import PARTS, train_nano
-from twinact.nano.unet import _visit, build_scheduler, build_unet
+from twinact.nano.pictures import Pictures
+from twinact.nano.recipe import RECIPE, Fit, Recipe, changed
+from twinact.nano.text import adopt, build_text_model, mixed, token_ids
+from twinact.nano.tokenizer import build_tokenizer, train_tokenizer
+from twinact.nano.unet import build_scheduler, build_unet
+from twinact.nano.vae import PatchCodes
 from twinact.phrases import load_phrases
+from twinact.readers import load_action_encoder
+from twinact.readers.body import SEGMENTS
+from twinact.readers.latent import EncoderConfig, LatentActionEncoder
+from twinact.sheets import contact_sheet
 from twinact.space import ActionSpace
-from twinact.workflow import SPACE_FILE, open_model
+from twinact.space.build import SPACE_FILE
 from twinact.world.draw import draw
+from twinact.world.judges.judges import Judges, Verdict
+from twinact.world.light import LIGHTS
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
-from twinact.world.pose import distance
+from twinact.world.pose import distance, features_pose, pose_features
 from twinact.world.sampling import sample_free_pose
+from twinact.world.skeleton import JOINT_NAMES
 from twinact.world.splits import is_held_out_pose
+from twinact.world.things import THINGS
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,12 @@ def test_pose_features_round_trip() -> None:
 
 
 def test_picture_number_i_does_not_depend_on_batches_or_workers() -> None:
+    process = start(_draw_with_workers)  # a process that forks must have no other threads, and this one has by now
+    process.join(200)
+    assert process.exitcode == 0
+
+
+def _draw_with_workers() -> None:
     part = trained_part(RECIPE)
     whole = next(picture_batches(RECIPE, part, 6, 6, stream=1, workers=0))
     later = next(picture_batches(RECIPE, part, 3, 6, stream=1, start=3, workers=1))
@@ -117,10 +133,92 @@ def test_unet_draws_only_phrases_that_a_picture_of_this_size_shows() -> None:
     assert 400 < len(phrases) < 500
 
 
-def test_every_picture_is_visited_once_an_epoch() -> None:
-    recipe = replace(RECIPE, distinct_pictures=100, unet=Fit(1000, 16, 1e-3))
-    seen = np.concatenate([_visit(recipe, step, 16) for step in range(25)])
-    assert (np.bincount(seen, minlength=100) == 4).all()
+def test_pictures_of_a_step_do_not_depend_on_when_they_were_drawn(tmp_path: Path, monkeypatch) -> None:
+    for name, value in {"_AT_ONCE": 8, "_FIRST": 8}.items():
+        monkeypatch.setattr(pictures, name, value)
+    recipe = replace(RECIPE, distinct_pictures=20)
+    codes = PatchCodes(torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(16))
+    tokenizer = build_tokenizer(RECIPE.max_tokens)
+
+    def made(folder: str) -> Pictures:
+        return Pictures(recipe, codes, tokenizer, tmp_path / folder, 0, torch.device("cpu"), lambda _line: None)
+
+    one, other = made("one"), made("other")
+    late = other.batch(5, 4)
+    for step in range(6):
+        batch = one.batch(step, 4)
+    assert all(torch.equal(values, late[name]) for name, values in batch.items())
+    one.batch(50, 4)  # needs all of them
+    other.batch(50, 4)
+    again = made("one")  # nothing is drawn twice
+    assert one.drawn == again.drawn == 20 and torch.equal(again.batch(5, 4)["latents"], late["latents"])
+    item = worded(recipe, drawn_part(recipe), 0, pictures.STREAM, pictures.CAPTIONS)
+    pixels = torch.from_numpy(draw(item.scene, 128)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    torch.testing.assert_close(
+        torch.from_numpy(one._files["latents"][:1]).float(), codes.encode(pixels), atol=0.02, rtol=1e-2
+    )
+
+
+def test_an_encoder_goes_on_from_the_weights_it_is_given(tmp_path: Path) -> None:
+    codes = PatchCodes(torch.zeros(16, 3, 4, 4), torch.zeros(16))
+    recipe = replace(RECIPE, encoder_widths=(8, 8), encoder=Fit(2, 2, learning_rate=0.0))
+    config = EncoderConfig(recipe.latent_channels, len(JOINT_NAMES), SEGMENTS, 8, 8)
+    torch.manual_seed(5)
+    before = LatentActionEncoder(config)
+
+    def trained(recipe: Recipe) -> LatentActionEncoder:
+        folder = tmp_path / str(recipe.encoder_widths)
+        return train_encoder(recipe, codes, torch.device("cpu"), folder, 0, lambda _line: None, start=before)
+
+    same, other = trained(recipe), trained(replace(recipe, encoder_widths=(8, 16)))
+    assert all(torch.equal(values, same.state_dict()[name]) for name, values in before.state_dict().items())
+    assert other.config.deep == 16  # another size begins anew
+
+
+def test_pictures_that_cannot_be_drawn_end_the_training(tmp_path: Path, monkeypatch) -> None:
+    def broken(*_args: object) -> None:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(pictures, "worded", broken)
+    codes, tokenizer = PatchCodes(torch.zeros(16, 3, 4, 4), torch.zeros(16)), build_tokenizer(48)
+    drawn = Pictures(RECIPE, codes, tokenizer, tmp_path, 0, torch.device("cpu"), lambda _line: None)
+    with pytest.raises(RuntimeError, match="no ink"):
+        drawn.batch(0, 4)
+
+
+def test_mixed_texts_are_read_between_theirs() -> None:
+    tokenizer = build_tokenizer(RECIPE.max_tokens)
+    tower = build_text_model(replace(RECIPE, text_width=64, text_layers=1), tokenizer).eval()
+    ids, second = (token_ids(tokenizer, [f"a robot kicking {side}"] * 3) for side in ("left", "right"))
+    share = torch.tensor([0.0, 0.5, 1.0])
+    with torch.no_grad():
+        with mixed(tower, second, share):
+            read = tower(input_ids=ids).last_hidden_state
+        plain, other = (tower(input_ids=values).last_hidden_state for values in (ids, second))
+    torch.testing.assert_close(read[0], plain[0])
+    torch.testing.assert_close(read[2], other[2])
+    assert not torch.allclose(read[1], plain[1], atol=1e-3) and not torch.allclose(read[1], other[1], atol=1e-3)
+
+
+def test_a_text_tower_keeps_its_words_when_it_learns_more(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, text_width=64, text_layers=1)
+    few, many = train_tokenizer({"a", "robot"}, 16), train_tokenizer({"a", "robot", "aardvark"}, 24)
+    before = build_text_model(replace(recipe, max_tokens=16), few)
+    after = build_text_model(replace(recipe, max_tokens=24, seed=1), many)
+    adopt(after, many, before, few)
+    for word in ("a", "robot"):
+        (old,), (new,) = (tokenizer(word, add_special_tokens=False).input_ids for tokenizer in (few, many))
+        assert torch.equal(before.get_input_embeddings().weight[old], after.get_input_embeddings().weight[new])
+    ids, ids_after = token_ids(few, ["a robot"]), token_ids(many, ["a robot"])
+    torch.testing.assert_close(
+        before(input_ids=ids).last_hidden_state[:, :-1], after(input_ids=ids_after).last_hidden_state[:, :-1]
+    )
+
+
+def test_numbers_of_the_recipe_can_be_changed_by_name() -> None:
+    recipe = changed(RECIPE, ["unet.minutes=8", "unet.batch_size=384", "distinct_pictures=9"])
+    assert (recipe.unet.minutes, recipe.unet.batch_size, recipe.distinct_pictures) == (8.0, 384, 9)
+    assert replace(recipe, unet=RECIPE.unet, distinct_pictures=RECIPE.distinct_pictures) == RECIPE
 
 
 def test_the_shipped_folder_is_whole() -> None:
@@ -202,6 +300,9 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
         and schedule(500, fit) == pytest.approx(0.5)
         and schedule(999, fit) < 0.01
     )
+    timed = replace(fit, minutes=2.0)
+    assert schedule(500, timed, 30) == pytest.approx(0.5) and schedule(500, timed, 90) == pytest.approx(0.25)
+    assert schedule(500, timed, 121) == 0
 
 
 def test_ways_between_phrases_are_asked_of_the_same_joints(toy_nano: Path) -> None:
@@ -216,19 +317,22 @@ def test_ways_between_phrases_are_asked_of_the_same_joints(toy_nano: Path) -> No
         measured_pairs(space, 1_000_000, 0)
 
 
-def test_ways_between_phrases_are_drawn_from_one_to_the_other(toy: Backbone, toy_nano: Path) -> None:
+def test_a_way_between_phrases_is_told_with_five_points(toy: Backbone, toy_nano: Path) -> None:
     space = ActionSpace.load(toy_nano / SPACE_FILE)
     facts = evaluate_between(toy, space, Judges().eval(), measured_pairs(space, 1, 0), 0, steps=1)
     assert facts["monotone"]["count"] == 1 and len(facts["ways"][0]["advance"]) == 5
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_evaluation_adds_up(toy: Backbone) -> None:
     judges = Judges().eval()
     drawn, pictures = evaluate_nano(toy, judges, 8, 0, steps=2)
-    asked = prompts(8, 0)
-    counted = drawn["action of one phrase"]["count"] + drawn["both of two phrases"]["count"]
-    assert counted == drawn["actor"]["count"] == drawn["all three"]["count"] == 8
-    named = sum(len(prompt.phrases) for prompt in asked)
+    asked = [prompt for kind in KINDS for prompt in prompts(kind, 8, 0)]
+    assert [drawn[kind]["count"] for kind in KINDS] == [8, 8, 8]
+    assert [drawn[what]["count"] for what in ("actor", "place", "things", "light")] == [24] * 4
+    assert {len(prompt.phrases) for prompt in asked} == {1, 2, 3, 4}
+    assert set(drawn["unsaid"]) == {*RECIPE.places, *THINGS, *LIGHTS} and min(drawn["unsaid"].values()) >= 0
+    named = sum(len(prompt.phrases) for prompt in asked if prompt.kind != "limb by limb")
     for table in ("phrases by heading", "phrases by actor"):
         assert sum(row["count"] for row in drawn[table].values()) == named
     assert sum(int(row.split("/")[1]) for row in drawn["phrases"].values()) == named
@@ -237,7 +341,7 @@ def test_evaluation_adds_up(toy: Backbone) -> None:
     for prompt, pair in zip(asked, pictures, strict=True):
         assert pair.size == (2 * size, size)
         assert np.array_equal(np.asarray(pair)[:, :size], draw(prompt.scene, size))
-    assert contact_sheet(pictures, columns=4, zoom=1).size == (4 * 2 * size, 2 * size)
+    assert contact_sheet(pictures, columns=4).size == (4 * 2 * size, 6 * size)
 
     calls: list[tuple[int, int]] = []
     vae = evaluate_vae(toy, 34, 0, lambda *call: calls.append(call))
@@ -250,116 +354,14 @@ def test_evaluation_adds_up(toy: Backbone) -> None:
     assert [done for done, _ in calls][:6] == [32, 33, 65, 66, 98, 99] and calls[-1][0] == 99 + wrong
 
     drawn |= {"phrases": {"waving": "0/2", "kicking": "1/2"}, "phrases that fail": ["waving"]}
-    facts = {"model": "toy@1", "precision": "fp32", "seconds to load": 1.5, "nano": drawn, "vae": vae}
+    facts = {"model": "toy@1", "precision": "fp32", "seconds to load": 1.5, "nano": drawn, "vae": vae, "poses": {}}
     lines = list(_told({**facts, "judges": figures}))
     assert lines[0].startswith("toy@1 in fp32: loaded in 1.5 s, ") and max(map(len, lines)) < 250
-    for told in ("8 prompts", "phrases by heading", "phrases by actor", "judges, called right although drawn wrong"):
+    for told in (
+        "8 prompts of each kind",
+        "phrases by heading",
+        "phrases by actor",
+        "judges, called right although drawn wrong",
+    ):
         assert told in lines
     assert "phrases: 2, of which 1 were asked more than once and never right" in lines and "  waving: 0/2" in lines
-
-
-TINY = Fit(8, 4, 1e-3)
-TOY = replace(
-    RECIPE, distinct_pictures=8, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY, vision=TINY, encoder=TINY, refine=TINY,
-    judge=TINY,
-)  # fmt: skip
-SMALLER = replace(TOY, text_width=64, text_layers=1, vision_width=64, vision_layers=1, vae_channels=(8, 8, 8),
-                  unet_channels=(16, 32, 32), unet_heads=(2, 4, 4))  # fmt: skip
-
-
-def _train(run: Path, *parts: str, recipe: Recipe = SMALLER, start: Path | None = None) -> Path:
-    return train_nano(recipe, run, parts or None, start=start, workers=0, report=lambda _line: None)
-
-
-def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("twinact.nano.vae._FITTED_ON", 20)
-    brought = {
-        "text": {"text_encoder", "tokenizer", "training.json"},
-        "vision": {"image_encoder"},
-        "vae": {"vae"},
-        "encoder": {"action_encoder"},
-        "judges": {"judges"},
-        "unet": {"unet", "scheduler", "feature_extractor", "model_index.json", SPACE_FILE},
-        "refine": set(),
-    }
-    assert set(brought) == set(PARTS)
-    there: set[str] = set()
-    weights: dict[str, bytes] = {}
-    for part, files in brought.items():
-        before, model = weights, _train(tmp_path / "run", part)
-        weights = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*.safetensors")}
-        changed = {name.split("/")[0] for name, content in before.items() if weights[name] != content}
-        assert changed == ({"unet", "text_encoder", SPACE_FILE} if part == "refine" else set()), part
-        there |= files | ({"feature_extractor"} if "model_index.json" in there else set())
-        assert {path.name for path in model.iterdir()} == there, part
-    pipeline = DiffusionPipeline.from_pretrained(model)
-    assert pipeline.image_encoder is not None and pipeline.vae.dtype == pipeline.image_encoder.dtype == torch.float32
-    assert load_action_encoder(model) is not None and Judges.load(model / "judges").actors
-
-    refined = [
-        _train(tmp_path / f"weight-{weight}", "refine", recipe=replace(SMALLER, pose_weight=weight), start=model)
-        for weight in (0.0, 2.0)
-    ]
-    without, with_pose = ((folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in refined)
-    assert without != with_pose, "the drawn pose must reach the UNet"
-
-    further = _train(tmp_path / "further", "vision", start=model)
-    assert {path.name for path in further.iterdir()} == there
-    assert open_model(further).model_id.split("@")[1] == open_model(model).model_id.split("@")[1]
-
-
-def test_the_distance_from_a_choice_of_poses_is_that_from_one_of_them() -> None:
-    up, down, right = torch.tensor([[0.0, -1.0], [0.0, 1.0], [1.0, 0.0]])
-    wanted = torch.stack([torch.stack([up, up]), torch.stack([down, down])])[None]  # one picture, two poses
-    first, second = torch.stack([up, up])[None], torch.stack([down, down])[None]
-
-    def of(*steps: torch.Tensor) -> float:
-        return float(pose_distance(torch.stack(steps), wanted, slack=0.1))
-
-    assert of(first, first) == of(second, second) == 0
-    assert of(first, second) == pytest.approx(0.95)  # half of the steps are 2 away
-    assert of(torch.stack([up, right])[None]) == pytest.approx((2**0.5 - 0.1) / 2, abs=1e-4)
-
-
-def test_a_run_goes_on_with_its_own_recipe_only(tmp_path: Path, monkeypatch) -> None:
-    _train(tmp_path / "run", "text")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"recipe\.guidance was 3\.0 and is 2\.0, recipe\.unet\.batch_size was 4"):
-        _train(tmp_path / "run", recipe=replace(SMALLER, unet=Fit(8, 2, 1e-3), guidance=2.0))
-    monkeypatch.setattr("twinact.nano.train.WORLD_VERSION", 1000)
-    with pytest.raises(ConfigError, match=r"world_version was \d+ and is 1000"):
-        _train(tmp_path / "run", "text")
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_a_start_that_cannot_be_used_leaves_nothing(tmp_path: Path, model: Path) -> None:
-    for start, error, told in (
-        (tmp_path / "none", DataError, "is not a folder"),
-        (model, ConfigError, "does not fit the recipe"),
-    ):
-        with pytest.raises(error, match=told):
-            _train(tmp_path / "run", "unet", start=start)
-    with pytest.raises(ConfigError, match="part 'vae' of the model to start from is kept"):
-        _train(tmp_path / "run", "vae", start=model)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_importing_the_training_says_nothing() -> None:
-    done = subprocess.run([sys.executable, "-c", "import twinact.nano.train"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-@pytest.mark.slow
-def test_whole_recipe_at_toy_size(tmp_path: Path) -> None:
-    model = _train(tmp_path / "run", recipe=TOY)
-    pipeline = DiffusionPipeline.from_pretrained(model)
-    further = _train(tmp_path / "further", "unet", recipe=TOY, start=model)
-    again = DiffusionPipeline.from_pretrained(further)
-    assert {path.name for path in further.iterdir()} == {path.name for path in model.iterdir()}
-    for kept in ("vae", "text_encoder", "image_encoder"):
-        for before, after in zip(getattr(pipeline, kept).parameters(), getattr(again, kept).parameters(), strict=True):
-            assert torch.equal(before, after), f"{kept} must stay as it was"
-    assert not torch.equal(next(pipeline.unet.parameters()), next(again.unet.parameters()))
-    pipeline.set_progress_bar_config(disable=True)
-    assert pipeline("a robot kicking left", num_inference_steps=2, height=64, width=64).images[0].size == (64, 64)

@@ -54,7 +54,7 @@ def test_schedulers_that_do_not_fit_are_refused() -> None:
         DDPMNoising.from_scheduler(DDIMScheduler.from_config(config, rescale_betas_zero_snr=True), device)
 
 
-@pytest.mark.parametrize("bias", [0.0, 0.9])
+@pytest.mark.parametrize("bias", [0.0, 0.9, -0.9])
 def test_times_follow_their_density(bias: float) -> None:
     noising = DDPMNoising(torch.linspace(0.9, 0.1, 10), "epsilon")
     draws = 20_000
@@ -119,7 +119,7 @@ def test_shift_is_the_schedulers() -> None:
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize("bias", [0.0, 0.9])
+@pytest.mark.parametrize("bias", [0.0, 0.9, -0.9])
 def test_flow_times_follow_their_density(bias: float, shift: float) -> None:
     noising = FlowNoising(shift, 1000, CPU)
     draws, bins = 20_000, 20

@@ -1,4 +1,4 @@
-"""Networks that rest off the device, from opening to drawing; and running out of memory, wherever it happens."""
+"""Networks that are offloaded, from opening to drawing; and running out of memory, wherever it happens."""
 
 import gc
 import re
@@ -12,13 +12,13 @@ from torch import nn
 
 from families import CORE, FAMILIES, noisy, times, vectors_of
 from tiny import tiny_flux, tiny_sd, tiny_sdxl
-from twinact import PLACEHOLDER, workflow
+from twinact import PLACEHOLDER
 from twinact.backbones import load
-from twinact.backbones.memory import PRESETS, is_out_of_memory, visited_device
+from twinact.backbones.memory import PRESETS, autocast, explain_out_of_memory, is_out_of_memory, visited_device
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sdxl import StableDiffusionXL
 from twinact.errors import CheckpointError, OutOfMemory
-from twinact.gradients import autocast, out_of_memory_told
+from twinact.jobs.models import open_model
 from twinact.sample import generate
 
 LOW = PRESETS["low"]
@@ -36,7 +36,7 @@ def moves(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> list[str]:
 @pytest.mark.parametrize("name", ["sd3", "flux"])  # the noise of the others reads numbers, which this device lacks
 def test_a_model_opens_with_the_denoiser_alone_on_the_device(name: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)
-    backbone = load(tmp_path, META, resting=True)
+    backbone = load(tmp_path, META, offload=True)
     vectors = vectors_of(backbone, "jumping")
     parts = {key: part for key, part in backbone.pipeline().components.items() if isinstance(part, nn.Module)}
     places = {key: next(part.parameters()).device.type for key, part in parts.items()}
@@ -60,10 +60,10 @@ def test_an_autoencoder_that_rests_comes_for_pictures_and_leaves(monkeypatch: py
     backbone = StableDiffusion(tiny_sd(), "tiny@0")
     vae = backbone.pipeline().vae
     seen = moves(monkeypatch, vae)
-    with backbone.seeing():
+    with backbone.autoencoder_on_device():
         assert seen == [] and not vae.use_slicing  # where it does not rest, nothing changes
     backbone.device = META
-    with backbone.seeing():
+    with backbone.autoencoder_on_device():
         assert seen == ["meta"] and vae.use_slicing
     assert seen == ["meta", "cpu"] and not vae.use_slicing
 
@@ -74,14 +74,14 @@ def test_resting_networks_draw_the_same_pictures(name: str) -> None:
     backbone = family.backbone(family.make(), f"{name}@0")
     vectors = {PLACEHOLDER: vectors_of(backbone, "jumping")}
     (plain,) = generate(backbone, [f"a cat {PLACEHOLDER}"], vectors, seeds=[0], steps=2)
-    backbone.rest()
+    backbone.offload()
     (spared,) = generate(backbone, [f"a cat {PLACEHOLDER}"], vectors, seeds=[0], steps=2)
     assert plain.tobytes() == spared.tobytes()
 
 
 def test_weights_are_opened_in_the_precision_asked_for(model: Path) -> None:
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        parts = workflow.open_model(model, precision).pipeline().components.values()
+        parts = open_model(model, precision).pipeline().components.values()
         assert {part.dtype for part in parts if isinstance(part, nn.Module)} == {dtype}
 
 
@@ -91,7 +91,7 @@ def test_t5_keeps_in_float32_what_overflows_in_float16(resting: bool, tmp_path: 
     for block in pipeline.text_encoder_2.encoder.block:
         block.layer[-1].DenseReluDense.wo.weight.data.mul_(1e7)
     pipeline.save_pretrained(tmp_path)
-    backbone = load(tmp_path, "cpu", torch.float16, resting=resting)
+    backbone = load(tmp_path, "cpu", torch.float16, offload=resting)
     plain = backbone.encode_text(["a cat in the park"]).hidden
     with autocast(backbone.device, "fp16"):
         learning = backbone.encode_text(["a cat in the park"]).hidden
@@ -120,7 +120,7 @@ def test_lack_of_memory_is_told_from_other_errors_also_while_opening(
     monkeypatch.setattr(StableDiffusion, "from_folder", fail)
     kind, told = (OutOfMemory, "not enough memory; less is needed with") if known else (CheckpointError, "save or copy")
     with pytest.raises(kind, match=f"{re.escape(str(model))}.*{told}"):
-        workflow.open_model(model)
+        open_model(model)
 
 
 def test_what_did_not_fit_is_let_go_and_nothing_comes_back_to_a_full_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_what_did_not_fit_is_let_go_and_nothing_comes_back_to_a_full_device(monk
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     told = pytest.raises(OutOfMemory, match="step 1: the GPU has not enough memory; try less")
-    with told as caught, backbone.saving(LOW), out_of_memory_told("step 1", "try less"):
+    with told as caught, backbone.saving(LOW), explain_out_of_memory("step 1", "try less"):
         step()
     gc.collect()
     assert caught.value.__cause__ is not None and held[0]() is None

@@ -9,19 +9,31 @@ import torch
 from PIL import Image
 from torch import nn
 
-from small import exemplars_in
+from small import exemplars_in, learn
 from twinact import PLACEHOLDER
-from twinact.backbones.base import Backbone
-from twinact.configs import LearnConfig, RunConfig
-from twinact.previews import FOLDER, PROMPTS, Previews
+from twinact.backbones.backbone import Backbone
+from twinact.configs import LearnConfig, RunConfig, TextualInversionConfig, TwinActConfig
+from twinact.methods.textual_inversion import TextualInversion
+from twinact.runs.folder import PREVIEW_FOLDER, PREVIEW_PROMPTS
+from twinact.runs.previews import Previews
 from twinact.sample import generate
 from twinact.space import ActionSpace
-from twinact.train import StepRecord, TrainResult
-from twinact.workflow import learn
+from twinact.training.loop import TrainResult
 
-TWINACT = LearnConfig(name="leap", steps=4, batch_size=2, similarity_weight=0.0, start="jumping", seed=3)
-WITH_LORA = replace(TWINACT, method="textual-inversion", start=None, lora_rank=2)
+TWINACT = LearnConfig(
+    name="leap", method=TwinActConfig(similarity_weight=0.0), steps=4, batch_size=2, start="jumping", seed=3
+)
+WITH_LORA = replace(TWINACT, method=TextualInversionConfig(), start=None, lora_rank=2)
 RUN = RunConfig(checkpoint_every=2, preview_every=2)
+
+
+DRAWING_STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Previews as rough as they may be."""
+    monkeypatch.setattr("twinact.backbones.backbone.Backbone.steps", DRAWING_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +44,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sheets(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / FOLDER).glob("*"))
+    return sorted(path.name for path in (run / PREVIEW_FOLDER).glob("*"))
 
 
 @pytest.mark.parametrize(("config", "memory"), [(TWINACT, "normal"), (WITH_LORA, "low")], ids=["twinact", "lora-low"])
@@ -46,30 +58,49 @@ def test_previews_show_what_is_learned_and_change_no_bit(
     with torch.random.fork_rng(devices=[]):
         shown = run("shown", replace(RUN, memory=memory))
     assert shown.action_path.read_bytes() == plain.action_path.read_bytes()
-    assert not (tmp_path / "plain" / FOLDER).exists()
-    assert sheets(tmp_path / "shown") == ["step_000002.png", "step_000004.png"]
+    assert not (tmp_path / "plain" / PREVIEW_FOLDER).exists()
+    assert sheets(tmp_path / "shown") == ["step_000000.png", "step_000002.png", "step_000004.png"]
 
     action = shown.action
     drawn = generate(
-        backbone, PROMPTS, {PLACEHOLDER: action.vectors}, loras=[action.lora], seeds=[3, 4],
-        batch_size=1 if memory == "low" else 2,
+        backbone, PREVIEW_PROMPTS, {PLACEHOLDER: action.vectors}, loras=[action.lora], seeds=[3, 4],
+        batch_size=1 if memory == "low" else 2, steps=DRAWING_STEPS,
     )  # fmt: skip
-    first, last = (np.asarray(Image.open(tmp_path / "shown" / FOLDER / f"step_{step:06d}.png")) for step in (2, 4))
+    first, last = (
+        np.asarray(Image.open(tmp_path / "shown" / PREVIEW_FOLDER / f"step_{step:06d}.png")) for step in (2, 4)
+    )
     wanted = np.concatenate([np.asarray(picture) for picture in drawn], axis=1)
     assert last.shape == wanted.shape and np.abs(last.astype(int) - wanted.astype(int)).max() <= 1
     assert not np.array_equal(first, last)
+    begun = np.asarray(Image.open(tmp_path / "shown" / PREVIEW_FOLDER / "step_000000.png"))
+    without = generate(
+        backbone, ["a panda in a park", "a robot on the moon"], seeds=[3, 4],
+        batch_size=1 if memory == "low" else 2, steps=DRAWING_STEPS,
+    )  # fmt: skip
+    below = np.concatenate([np.asarray(picture) for picture in without], axis=1)
+    assert begun.shape == (2 * last.shape[0], *last.shape[1:])
+    assert np.abs(begun[len(last) :].astype(int) - below.astype(int)).max() <= 1
 
 
-def test_a_preview_that_does_not_fit_is_told_once_and_learning_goes_on(
-    backbone: Backbone, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("the device is full"), "drawing previews: the GPU has not enough memory"),
+        (ValueError("of a library\nin many lines"), "of a library"),
+        (RuntimeError("of a driver"), "of a driver"),
+    ],
+)
+def test_a_preview_that_fails_is_told_once_and_learning_goes_on(
+    error: Exception, message: str, backbone: Backbone, pictures: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     tries = 0
 
     def full(module: nn.Module, arguments: tuple[object, ...]) -> None:
         nonlocal tries
         if not torch.is_grad_enabled():
             tries += 1
-            raise torch.OutOfMemoryError("the device is full")
+            raise error
 
     config = replace(WITH_LORA, lora_rank=0)
     plain = learn(pictures, config, tmp_path / "plain", backbone=backbone)
@@ -78,11 +109,11 @@ def test_a_preview_that_does_not_fit_is_told_once_and_learning_goes_on(
         result = learn(pictures, config, tmp_path / "run", backbone=backbone, run=RUN)
     finally:
         hook.remove()
-    assert tries == 1 and not (tmp_path / "run" / FOLDER).exists()
+    assert tries == 1 and not (tmp_path / "run" / PREVIEW_FOLDER).exists()
     assert torch.equal(result.action.vectors[0], plain.action.vectors[0])
     told = capsys.readouterr().err
-    assert told.count("no more previews: drawing previews: the GPU has not enough memory") == 1
-    assert "--preview-every 0" in told
+    assert told.count(f"no more previews: {message}") == 1
+    assert ("--preview-every 0" in told) is ("memory" in message)
 
 
 def test_a_sheet_that_is_there_is_kept_and_a_stopped_run_goes_on_with_them(
@@ -90,27 +121,47 @@ def test_a_sheet_that_is_there_is_kept_and_a_stopped_run_goes_on_with_them(
 ) -> None:
     config = replace(WITH_LORA, lora_rank=0)
 
-    def stop(record: StepRecord) -> None:
-        if record.step == 3:
+    def stop(step: int) -> None:
+        if step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         learn(pictures, config, tmp_path, backbone=backbone, run=RUN, progress=stop)
-    assert sheets(tmp_path) == ["step_000002.png"]  # whoever stops does not want to wait for another
-    (tmp_path / FOLDER / "step_000002.png").write_bytes(b"mine")
+    # Whoever stops does not want to wait for another.
+    assert sheets(tmp_path) == ["step_000000.png", "step_000002.png"]
+    (tmp_path / PREVIEW_FOLDER / "step_000000.png").unlink()  # of a step that is not taken again
+    Image.new("L", (1, 1)).save(tmp_path / PREVIEW_FOLDER / "step_000002.png")
+    mine = (tmp_path / PREVIEW_FOLDER / "step_000002.png").read_bytes()
     learn(pictures, config, tmp_path, backbone=backbone, run=RUN)
     assert sheets(tmp_path) == ["step_000002.png", "step_000004.png"]
-    assert (tmp_path / FOLDER / "step_000002.png").read_bytes() == b"mine"
+    assert (tmp_path / PREVIEW_FOLDER / "step_000002.png").read_bytes() == mine
+
+
+def test_a_preview_that_a_kill_left_out_is_drawn_when_the_run_goes_on(
+    backbone: Backbone, pictures: Path, tmp_path: Path
+) -> None:
+    config = replace(WITH_LORA, lora_rank=0)
+
+    def stop(step: int) -> None:
+        if step == 2:  # its checkpoint is saved, its preview is not drawn
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(pictures, config, tmp_path, backbone=backbone, run=RUN, progress=stop)
+    assert sheets(tmp_path) == ["step_000000.png"]
+    learn(pictures, config, tmp_path, backbone=backbone, run=RUN)
+    assert sheets(tmp_path) == ["step_000000.png", "step_000002.png", "step_000004.png"]
 
 
 @pytest.mark.parametrize(
-    ("every", "checkpoint_every", "steps"),
-    [(50, 50, [50, 100, 150, 200]), (100, 50, [100, 200]), (60, 50, [100, 150, 200]), (70, 20, [80, 140, 200]),
-     (10, 100, [100, 200]), (500, 50, [200])],
-)  # fmt: skip
+    ("every", "steps"), [(50, [0, 50, 100, 150, 200]), (60, [0, 60, 120, 180, 200]), (500, [0, 200])]
+)
 def test_when_it_is_time(
-    every: int, checkpoint_every: int, steps: list[int], backbone: Backbone, tmp_path: Path
+    every: int, steps: list[int], backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunConfig(checkpoint_every=checkpoint_every, preview_every=every)
-    previews = Previews(backbone, tmp_path, replace(TWINACT, steps=200), run)
-    assert [step for step in range(checkpoint_every, 201, checkpoint_every) if previews._due(step)] == steps
+    """Whenever checkpoints are saved: short runs have as many previews as long ones."""
+    monkeypatch.setattr(Previews, "_draw", lambda self, step, method: b"")
+    previews = Previews(backbone, tmp_path, replace(TWINACT, steps=200), RunConfig(preview_every=every))
+    for step in range(201):
+        previews(step, TextualInversion(3, 5e-3))
+    assert sheets(tmp_path) == [f"step_{step:06d}.png" for step in steps]

@@ -11,12 +11,12 @@ import torch
 from fresh import launch
 from small import INVERSION, exemplars_in, learn_small, mask_in
 from twinact.action import Action
-from twinact.configs import LearnConfig, RunConfig
+from twinact.configs import LearnConfig, RunConfig, TwinActConfig
 from twinact.errors import DataError, TwinactError
-from twinact.processes import Processes, this_process
+from twinact.training.processes import Processes, this_process
 
 ODD = replace(INVERSION, batch_size=5)
-WITH_LORA = replace(INVERSION, method="twinact", similarity_weight=0.0, lora_rank=2)
+WITH_LORA = replace(INVERSION, method=TwinActConfig(similarity_weight=0.0), lora_rank=2)
 
 
 def learn_and_note(exemplars: Path, run: Path, config: LearnConfig, how: RunConfig) -> None:

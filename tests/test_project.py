@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 import twinact
+from twinact.backbones.shipped import model_dir
 from twinact.cli import app
-from twinact.configs import LearnConfig, RunConfig
-from twinact.nano import model_dir
+from twinact.configs import METHODS, LearnConfig, RunConfig
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -36,6 +37,7 @@ def _name(requirement: str) -> str:
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
+HERE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 FORBIDDEN = {"torchvision", "torchaudio", "timm"}
 COMMANDS = commands(typer.main.get_command(app))
 
@@ -60,6 +62,54 @@ def test_help_comes_without_heavy_imports() -> None:
     assert "generate" in done.stdout
 
 
+# Each command in a fork of one process, which has imported what the command line imports at once.
+WATCHED = """
+import io, os, sys
+from twinact.cli import app
+class Watch(io.StringIO):
+    def write(self, text):
+        text = text.decode() if isinstance(text, bytes) else text
+        if text.strip():
+            os.write(1, f"{'late' if 'torch' in sys.modules else 'early'}: {text.splitlines()[0]}".encode())
+            os._exit(0)
+        return len(text)
+for command in sys.argv[1:]:
+    if os.fork() == 0:
+        sys.stderr = Watch()
+        app(command.split(), standalone_mode=False)
+    os.wait()
+    os.write(1, b'\\n')
+"""
+SPEAKING = (
+    "learn photos", "generate x.action.safetensors --prompt <act>", "export x.action.safetensors",
+    "adjust x.action.safetensors --component 0:0 --amount 1 --out y", "import x.safetensors --name leap --out y",
+    "combine x.action.safetensors y.action.safetensors --out z", "space build --out y", "space show x",
+    "nano train --out new", "nano evaluate", "bench run --out new", "demo --out new",
+)  # fmt: skip
+
+
+def test_a_command_says_something_before_it_waits_for_torch(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.png").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *SPEAKING], capture_output=True, text=True, cwd=tmp_path, env=HERE
+    )
+    assert done.returncode == 0, done.stderr
+    said = dict(zip(SPEAKING, done.stdout.splitlines(), strict=True))
+    first_words = "early: (learning|reading|opening|evaluating|preparing) "
+    assert all(re.match(first_words, line) for line in said.values()), said
+
+
+def test_the_report_of_a_run_draws_from_data_alone() -> None:
+    code = (
+        "import sys, twinact.report.run_report\n"
+        "heavy = {'diffusers', 'transformers', 'scipy', 'cv2', 'twinact.world', 'twinact.bench'} & sys.modules.keys()\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=HERE)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_help(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*path, "--help"])
@@ -76,10 +126,12 @@ def test_learn_offers_every_setting_with_its_default() -> None:
     command = typer.main.get_command(app).commands["learn"]
     offered = {parameter.name: parameter.default for parameter in command.params}
     for field in fields(LearnConfig) + fields(RunConfig):
-        # Defaults of these depend on the folder, the model, the machine and the other settings.
-        if field.name not in ("name", "similarity_weight", "precision", "memory", "accumulate", "preview_every"):
+        # The other defaults depend on the folder, the model, the machine or the method.
+        if field.metadata and not field.metadata["unset"]:
             assert offered[field.name] == field.default, field.name
         assert field.name in offered
+    for method in METHODS.values():  # a default would say that it was given, and it may belong to another method
+        assert all(offered[field.name] is None for field in fields(method))
 
 
 def test_versions_agree() -> None:
@@ -112,7 +164,16 @@ def test_the_wheel_holds_the_data(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     shipped = {path.relative_to(ROOT / "src").as_posix() for path in model_dir().rglob("*") if path.is_file()}
     assert any(name.endswith(".safetensors") for name in shipped)
-    data = {"twinact/phrases/actions.txt", "twinact/world/meanings.tsv", "twinact/report.css", "twinact/py.typed"}
+    data = {
+        "twinact/app/page.css",
+        "twinact/phrases/actions.txt",
+        "twinact/world/meanings.tsv",
+        "twinact/report/report.css",
+        "twinact/report/templates/page.html.j2",
+        "twinact/demo/templates/demo.html.j2",
+        "twinact/bench/templates/bench.html.j2",
+        "twinact/py.typed",
+    }
     assert shipped | data <= set(ZipFile(wheel).namelist())
 
 
@@ -129,8 +190,7 @@ def test_torch_is_pinned_and_torchvision_forbidden() -> None:
 def test_every_install_of_the_makefile_obeys_the_constraints() -> None:
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     installs = [line for line in lines if re.search(r"\bpip3?\b.*\binstall\b", line)]
-    assert len(installs) == 2
-    assert all(" -c constraints.txt " in line for line in installs)
+    assert installs and all(" -c constraints.txt " in line for line in installs)
 
 
 def test_no_extra_asks_for_torchvision() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from families import CORE, FAMILIES
+from families import FAMILIES, WITH_CLIP
 from twinact.backbones import load
 
 PROMPTS = ["a robot jumping in a park", "", "zebra!"]
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", WITH_CLIP)
 def test_tokenizers_of_vocabulary_and_merges(name: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)
     today = load(tmp_path, "cpu")

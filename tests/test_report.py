@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from twinact.action import Explanation
-from twinact.bench.metrics import Scores, Share
-from twinact.charts import Group, coefficients, forest, percent_text, signed
-from twinact.report import report_html
-from twinact.report_data import MethodResult, Picture, ReportData, Seen, Strip, lead, result
+from twinact.bench.metrics import Scores
+from twinact.demo.report import report_html
+from twinact.demo.report_data import MethodResult, Picture, ReportData, Seen, Strip, Taught, lead, result
+from twinact.report.charts import Group, Spot, coefficients, forest, percent_text, plane, signed
+from twinact.statistics import Share
 
 VOID = {"meta", "link", "img", "line", "circle", "rect", "br"}
 
@@ -25,7 +26,11 @@ def picture(alt: str = "a picture", seen: Seen | None = None) -> Picture:
 
 def scores(joint: int, count: int = 24) -> Scores:
     share = Share(joint, count)
-    return Scores(action=share, actor=share, joint=share, place=share, leak=Share(0, count), near=0.5)
+    none = Share(0, count)
+    return Scores(
+        action=share, actor=share, joint=share, place=share, leak=none, shared_place=none, shared_thing=none,
+        shared_light=none, clean=share, near=0.5,
+    )  # fmt: skip
 
 
 def method(name: str, joint: int) -> MethodResult:
@@ -39,19 +44,23 @@ def report(ours: int = 12, words: int = 3, free: int = 5) -> ReportData:
         name="leap",
         shown=("a panda", "a fox"),
         exemplars=((picture(), "a panda <act> in a park"),) * 5,
-        explanation=Explanation((("jumping", 0.9, 0.6), ("hopping", 0.6, 0.4)), ((0, 1, 2.5), (1, 0, -1.0)), 1.2, 2.0),
+        explanation=Explanation(
+            (("jumping", 0.9, 0.6), ("hopping", 0.6, 0.4)), ("jumping",), ((0, 1, 2.5), (1, 0, -1.0)), 1.2, 2.0
+        ),
         phrase_count=832,
         map_png=picture().png,
         scree_png=picture().png,
         actors=("a robot", "a chef", "a tiger"),
         places=("in a park", "on the moon"),
+        unsaid="in a desert, wearing a cape, at night",
         truths=(picture(),) * 3,
         methods=(method("TwinAct", ours), method("words", words), method("Textual Inversion", free)),
         ceiling=scores(23),
         adjusting=(strip,),
-        combining=(strip,),
+        mixing=(strip,),
+        taught=(Taught("a king", "text", (picture(),), (picture(), picture())),),
         settings={"seed": "0"},
-        seconds={"learning": 40.0, "drawing": 2.5},
+        seconds={"learning": 40.0, "drawing": 2.0},
         versions={"torch": "2"},
         commands=(("all", "twinact demo"),),
     )
@@ -97,7 +106,7 @@ def test_every_picture_has_a_text() -> None:
     page = Page(report_html(report()))
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
     # The column of what is asked for stands in all three tables; the hero shows one picture an actor.
-    assert len(pictures) == 3 + 5 + 3 * 3 * (2 + 1) + 2 + 2 * 2
+    assert len(pictures) == 3 + 5 + 3 * 3 * (2 + 1) + 2 + 2 * 2 + 3
     assert all(attributes["alt"] for attributes in pictures)
     assert "a picture; judged: action right, an exemplar's actor instead" in {a["alt"] for a in pictures}
     charts = [attributes for tag, attributes in page.elements if tag == "svg"]
@@ -121,7 +130,8 @@ def test_all_text_is_escaped() -> None:
         truths=(picture(evil),) * 3,
         methods=(replace(row, how=evil), row),
         adjusting=(evil_strip,),
-        combining=(evil_strip,),
+        mixing=(evil_strip,),
+        taught=(Taught(evil, evil, (picture(evil),), (picture(evil),)),),
         settings={evil: evil},
         seconds={evil: 1.0},
         versions={evil: evil},
@@ -161,16 +171,17 @@ def test_sections_come_in_order() -> None:
         "Exemplars",
         "Other actors, other places",
         "Judged",
-        "The action in the space",
         "Adjusting",
-        "Combining",
+        "Mixing",
+        "Photographs and new actors",
+        "The action in the space",
         "How this was made",
         "Limits",
     ]
 
 
 def test_the_action_is_said_to_be_an_example() -> None:
-    assert "one of 24 that nothing was trained on, chosen as an example" in Page(report_html(report())).text
+    assert "one of 48 that nothing was trained on, chosen as an example" in Page(report_html(report())).text
 
 
 def test_numbers_stand_on_the_page() -> None:
@@ -180,7 +191,7 @@ def test_numbers_stand_on_the_page() -> None:
     text = Page(html).text
     assert "50 %" in text
     assert "[31, 69]" in text  # Wilson's interval of 12 in 24
-    assert "42 s" in text.replace("43", "42")  # 42.5 s together
+    assert "2.0 s" in text and "42 s" in text  # one stage, and all together
     assert "twinact demo" in text
 
 
@@ -202,3 +213,22 @@ def test_coefficients_point_to_their_side() -> None:
 
 def test_signed_numbers_have_a_real_minus() -> None:
     assert (signed(1.5), signed(-3)) == ("+1.5", "−3.0")
+
+
+def test_plane_numbers_spots_by_name_and_none_hides_another() -> None:
+    spots = [Spot("a", 0, 50, (40, 60)), Spot("b", 0, 50), Spot("a & c", 10, 100)]
+    svg = plane(spots, "label", "x", "y")
+    places = [(float(x), float(y)) for x, y in re.findall(r'circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert re.findall(r'class="number"[^>]*>(\d)<', svg) == ["1", "2", "3"]
+    assert places[1][0] - places[0][0] == pytest.approx(20) and places[1][1] == places[0][1]
+    assert places[2][0] > places[1][0] and places[2][1] < places[1][1]  # upwards is more
+    assert svg.count("whisker") == 1 and "<title>a &amp; c</title>" in svg
+
+
+def test_plane_joins_spots_of_a_name_and_marks_powers() -> None:
+    curve = [Spot("a", x, y) for x, y in ((100, 0), (200, 10), (400, 20))]
+    svg = plane(curve, "label", "passes", "y", joined=True, logarithmic=True)
+    (points,) = re.findall(r'polyline points="([^"]+)"', svg)
+    xs = [float(point.split(",")[0]) for point in points.split()]
+    assert len(xs) == 3 and xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
+    assert ">100<" in svg and ">200<" in svg and svg.count('class="number"') == 3

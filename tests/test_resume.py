@@ -13,14 +13,14 @@ import pytest
 
 from fresh import start
 from small import exemplars_in, learn_small
-from twinact import kept
 from twinact.backbones import load
 from twinact.cli import app
 from twinact.errors import DataError
-from twinact.files import read_safetensors
-from twinact.lock import NAME, lock
-from twinact.runs import SEARCH_FILE, RunFolder
-from twinact.workflow import build_space
+from twinact.runs.folder import SEARCH_FILE, RunFolder
+from twinact.runs.lock import NAME, lock
+from twinact.space.build import build_space
+from twinact.storage import read_safetensors
+from twinact.training import search_cache
 
 STEPS = 24
 ACTION = "leap.action.safetensors"
@@ -42,8 +42,8 @@ def wait_for_step(run: Path, step: int) -> None:
 
 
 def told(run: Path) -> list[dict[str, object]]:
-    """The log without times."""
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines_of(run)]
+    """The log without times, and the checksums over them."""
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "crc32")} for line in lines_of(run)]
 
 
 def command(*arguments: str) -> None:
@@ -69,14 +69,14 @@ def command_until_killed(run: Path, step: int, seconds: float, *arguments: str) 
 
 def command_until_its_search_is_kept(*arguments: str) -> None:
     """The command line, killed as soon as it has saved a part of the search for the starting phrase."""
-    kept._SECONDS_BETWEEN_SAVES = 0.0
-    save = kept.write_safetensors
+    search_cache._SECONDS_BETWEEN_SAVES = 0.0
+    save = search_cache.write_safetensors
 
     def save_and_die(path: Path, *content: Any) -> None:
         save(path, *content)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    kept.write_safetensors = save_and_die
+    search_cache.write_safetensors = save_and_die
     command(*arguments)
 
 
@@ -88,7 +88,8 @@ def hold(folder: Path) -> None:
     file.close()
 
 
-@pytest.mark.timeout(900)  # six processes: 15 s of a free core, minutes of a busy one
+@pytest.mark.slow  # six processes: 15 s of a free core, minutes of a busy one
+@pytest.mark.timeout(900)
 def test_killed_four_times_in_fresh_processes_ends_in_the_same_bits(model: Path, tmp_path: Path) -> None:
     """The command's own method, with a LoRA: coefficients, two optimiser groups and a starting phrase to find.
 
@@ -123,7 +124,7 @@ def test_killed_four_times_in_fresh_processes_ends_in_the_same_bits(model: Path,
         steps = [read_safetensors(path, "checkpoint")[1]["step"] for path in (run / "checkpoint").glob("step-*")]
         reached = max(steps, default=0)
         assert step - 1 <= reached <= STEPS
-        assert len(RunFolder(run, "leap").records()) - reached in (0, 1)
+        assert len(RunFolder(run, "leap").log.records()) - reached in (0, 1)
         assert not (run / ACTION).exists() or (run / ACTION).read_bytes() == expected
     process = start(command, *learn, f"--out={run}")
     process.join()

@@ -7,18 +7,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from small import exemplars_in
+from small import exemplars_in, learn
 from test_report import Page
 from twinact.backbones import load
-from twinact.backbones.base import Backbone
-from twinact.charts import curve
+from twinact.backbones.backbone import Backbone
 from twinact.cli import app
-from twinact.configs import LearnConfig, RunConfig
-from twinact.run_report import report_run
+from twinact.configs import LearnConfig, RunConfig, TextualInversionConfig, TwinActConfig
+from twinact.data.exemplars import read_exemplars
+from twinact.report.charts import curve
+from twinact.report.run_report import report_run
 from twinact.space import ActionSpace
-from twinact.workflow import build_space, learn
+from twinact.space.build import build_space
 
-TWINACT = LearnConfig(name="leap", steps=4, batch_size=2, similarity_weight=0.0, start="jumping", seed=3)
+TWINACT = LearnConfig(
+    name="leap", method=TwinActConfig(similarity_weight=0.0), steps=4, batch_size=2, start="jumping", seed=3
+)
 EVIL = 'a <b>robot</b> <act> & "more"'
 
 
@@ -34,7 +37,7 @@ def test_a_report_tells_all_of_a_run_and_asks_for_nothing(
     how = RunConfig(checkpoint_every=2, preview_every=2)
     run = tmp_path / "run"
     action = learn(tmp_path / "pictures", TWINACT, run, backbone=backbone, space=space, run=how).action
-    path = report_run(run, tmp_path / "pictures", action)
+    path = report_run(run, read_exemplars(tmp_path / "pictures"), action)
     html = path.read_text(encoding="utf-8")
     page = Page(html)
     assert path == run / "report.html"
@@ -46,7 +49,7 @@ def test_a_report_tells_all_of_a_run_and_asks_for_nothing(
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith("data:"), (tag, name)
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(pictures) == 3 + 2 and all(attributes["alt"] for attributes in pictures)
+    assert len(pictures) == 3 + 3 and all(attributes["alt"] for attributes in pictures)
     assert EVIL in page.text
     assert "after step 2" in page.text and "after step 4" in page.text
     for phrase, _, _ in action.explain(space).phrases:
@@ -56,15 +59,16 @@ def test_a_report_tells_all_of_a_run_and_asks_for_nothing(
     assert points(html)[0] == 4  # the loss of every step
 
     path.write_text("mine")
-    assert report_run(run, tmp_path / "pictures", action).read_text() == "mine"
+    assert report_run(run, read_exemplars(tmp_path / "pictures"), action).read_text() == "mine"
 
 
 def test_what_a_run_lacks_is_left_out(backbone: Backbone, tmp_path: Path) -> None:
     exemplars_in(tmp_path / "pictures", 1)
-    config = replace(TWINACT, method="textual-inversion", start=None, steps=1)
+    config = replace(TWINACT, method=TextualInversionConfig(), start=None, steps=1)
     action = learn(tmp_path / "pictures", config, tmp_path / "run", backbone=backbone).action
-    (tmp_path / "run" / "log.jsonl").unlink()
-    html = report_run(tmp_path / "run", tmp_path / "pictures", action).read_text(encoding="utf-8")
+    for name in ("log.jsonl", "report.html"):
+        (tmp_path / "run" / name).unlink()
+    html = report_run(tmp_path / "run", read_exemplars(tmp_path / "pictures"), action).read_text(encoding="utf-8")
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["Exemplars", "How this was made"]
     assert "learned from 1 picture<" in html
 
@@ -84,7 +88,7 @@ def test_the_command_draws_previews_and_writes_the_report(
 
     assert "report: runs/leap/report.html" in done()
     assert [path.name for path in sorted(Path("runs/leap/previews").iterdir())] == [
-        f"step_00000{step}.png" for step in (1, 2, 3, 4)
+        f"step_00000{step}.png" for step in (0, 1, 2, 3, 4)
     ]
     html = Path("runs/leap/report.html").read_text(encoding="utf-8")
     assert "<span>dancing</span>" in html and "after step 3" in html

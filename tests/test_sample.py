@@ -9,12 +9,12 @@ from PIL import Image
 
 from families import pixels
 from tiny import tiny_sd
-from twinact.backbones.base import Backbone
-from twinact.backbones.sd import StableDiffusion
+from twinact.backbones import load
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.facts import ModelFacts
+from twinact.cli.outputs import PictureFolder, new_file, new_folder
 from twinact.errors import ConfigError, DataError
-from twinact.nano.recipe import RECIPE
-from twinact.outputs import PictureFolder, new_file, new_folder
-from twinact.sample import default_guidance, generate
+from twinact.sample import generate
 
 PROMPTS = ["a robot <act> in a park", "a cat <act>", "<act> on the moon", "a dog <act>"]
 SEEDS = [7, 8, 9, 7]
@@ -46,10 +46,12 @@ def test_guidance_and_vectors_matter(backbone: Backbone, vectors: dict[str, list
     assert (drawn != pixels(generate(backbone, PROMPTS[:1], other, seeds=[1], steps=3))).any()
 
 
-@pytest.mark.parametrize(("model_id", "guidance"), [("tiny@0", StableDiffusion.guidance), ("nano@0", RECIPE.guidance)])
-def test_guidance_suits_the_model_if_not_given(model_id: str, guidance: float) -> None:
-    backbone = StableDiffusion(tiny_sd(), model_id)
-    assert default_guidance(backbone) == guidance
+@pytest.mark.parametrize(("facts", "guidance"), [(ModelFacts(), 7.5), (ModelFacts(guidance=2.0), 2.0)])
+def test_guidance_is_that_of_the_models_folder_if_not_given(facts: ModelFacts, guidance: float, tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path / "nano")  # a name that means nothing
+    facts.write(tmp_path / "nano")
+    backbone = load(tmp_path / "nano")
+    assert backbone.guidance == guidance
     drawn = pixels(generate(backbone, ["a cat"], seeds=[1], steps=3))
     assert np.array_equal(drawn, pixels(generate(backbone, ["a cat"], seeds=[1], steps=3, guidance=guidance)))
     assert (drawn != pixels(generate(backbone, ["a cat"], seeds=[1], steps=3, guidance=4.0))).any()

@@ -1,20 +1,23 @@
 """The action space: exact, balanced, free of duplicates, and safe on disk."""
 
+import io
 import json
 import os
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tiny import tiny_tokenizer
 from twinact.action import Action
-from twinact.backbones.base import TokenTable
+from twinact.backbones.backbone import TokenTable
 from twinact.errors import CheckpointError, ConfigError, DataError
-from twinact.groups import group_tokens
-from twinact.plots import map_png, scree_png
+from twinact.report.plots import map_png, scree_png
 from twinact.space import ActionSpace
+from twinact.space.groups import group_tokens
 
 VERBS = ("run", "jump", "kneel", "sit", "stand", "bow", "wave", "kick", "crawl", "spin", "lean", "reach")
 LIMBS = ("left", "right", "arms", "legs", "hands", "feet", "head", "knees", "hips", "back")
@@ -50,7 +53,7 @@ def two() -> list[TokenTable]:
 
 @pytest.fixture(scope="module")
 def space(two) -> ActionSpace:
-    return ActionSpace.build(two, PHRASES, model_id="tiny@1", tokenizer_hash="abc", scores={"run": 0.5})
+    return ActionSpace.build(two, PHRASES, model_id="tiny@1", tokenizer_hash="abc")
 
 
 def vectors_of(text: str, tables: list[TokenTable], slots: int) -> list[list[torch.Tensor]]:
@@ -163,7 +166,6 @@ def test_too_high_rank_is_refused_with_the_largest(two, space):
         ActionSpace.build(two, PHRASES, rank=largest + 1, model_id="tiny@1", tokenizer_hash="abc")
     built = ActionSpace.build(two, PHRASES, rank=largest, model_id="tiny@1", tokenizer_hash="abc")
     assert built.slot_ranks == (largest,) * 3
-    assert built.hash == space.truncated(largest).hash
 
 
 def test_rank_is_at_most_the_width():
@@ -176,7 +178,7 @@ def test_a_slot_with_one_group_is_a_constant(two):
     assert built.slot_ranks == (3, 0)
     u, mask = built.project_phrase("wave slowly")
     torch.testing.assert_close(built.reconstruct(u)[1][1], two[1].embed("slowly")[0])
-    assert mask.all() and built.explained_variance(1).eq(1).all() and built.rank_for(1.0) <= 3
+    assert mask.all() and built.explained_variance(1).eq(1).all()
     with pytest.raises(ConfigError, match="the largest is 0 "):
         ActionSpace.build(two, ("run", "jump", "wave slowly"), slots=2, rank=1, model_id="m", tokenizer_hash="t")
     with pytest.raises(DataError, match=r"slot 1 .*slots=1"):
@@ -192,7 +194,6 @@ def test_a_slot_with_one_group_is_a_constant(two):
         ({"slots": 0}, ConfigError, "slots is 0"),
         ({"tables": []}, ConfigError, "at least one"),
         ({"rank": 0}, ConfigError, "rank 0"),
-        ({"scores": {"run": float("nan")}}, DataError, "score of phrase 'run'"),
     ],
 )
 def test_impossible_spaces_are_refused(two, change, error, message):
@@ -212,9 +213,10 @@ def test_projection_undoes_reconstruction_also_in_batches(space):
     torch.testing.assert_close(space.reconstruct(u[2])[1], blocks[1][2])
 
 
-def test_reconstruction_is_differentiable(space):
+def test_reconstruction_is_differentiable(two):
+    space = ActionSpace.build(two, PHRASES, rank=4, model_id="tiny@1", tokenizer_hash="abc")
     u = torch.randn(space.slots, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(space.truncated(4).reconstruct, (u,), eps=1e-3, atol=1e-4)
+    assert torch.autograd.gradcheck(space.reconstruct, (u,), eps=1e-3, atol=1e-4)
 
 
 def test_any_text_can_be_projected(space, two):
@@ -260,37 +262,36 @@ def test_similarity_counts_only_shared_slots(space):
     assert similarity == pytest.approx(float(torch.cosine_similarity(a / scale, b / scale, dim=0)), abs=1e-4)
 
 
-def test_truncation_keeps_the_first_components(space):
-    small = space.truncated(3)
+def test_a_space_of_lower_rank_has_the_first_components(space, two):
+    small = ActionSpace.build(two, PHRASES, rank=3, model_id="tiny@1", tokenizer_hash="abc")
     assert small.rank == 3 and small.hash != space.hash and space.rank > 3
     assert torch.equal(small.phrase_coefficients, space.phrase_coefficients[:, :, :3])
     assert torch.equal(small.explained_variance(0), space.explained_variance(0)[:3])
-    for rank in (0, space.rank + 1):
-        with pytest.raises(ConfigError, match=f"1 to {space.rank} "):
-            space.truncated(rank)
 
 
-def test_explained_variance_and_rank_for(space):
+def test_explained_variance(space):
     for slot in range(space.slots):
         shares = space.explained_variance(slot)
         assert (shares.diff() >= 0).all() and float(shares[-1]) == pytest.approx(1, abs=1e-5)
-    rank = space.rank_for(0.8)
-    held = [[float(space.explained_variance(slot)[r - 1]) for slot in range(3)] for r in (rank - 1, rank)]
-    assert min(held[0]) < 0.8 <= min(held[1])
-    assert space.rank_for(1.0) <= space.rank
-    with pytest.raises(ConfigError, match="out of reach"):
-        space.truncated(2).rank_for(0.99)
-    with pytest.raises(ConfigError, match="at most 1"):
-        space.rank_for(95.0)
     with pytest.raises(ConfigError, match="slot 3"):
         space.explained_variance(3)
 
 
-def test_plots_are_pictures(space):
+def drawn(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_plots_show_the_space_headings_and_actions(space):
     headings = dict.fromkeys(PHRASES[:9], "Body")
     action = Action.from_coefficients("leap", space, space.phrase_coefficients[0])
-    for png in (scree_png(space), map_png(space), map_png(space, headings, {"costs $5": action})):
-        assert png.startswith(b"\x89PNG") and len(png) > 5000
+    plain, coloured = drawn(map_png(space)), drawn(map_png(space, headings))
+    starred = drawn(map_png(space, headings, {"costs $5": action}))  # a label is no formula
+    assert plain.shape == coloured.shape == starred.shape
+    assert 0 < (plain != coloured).any(axis=2).mean() < 0.1  # points and legend
+    assert 0 < (coloured != starred).any(axis=2).mean() < 0.1  # a star and its label
+    assert len(np.unique(drawn(scree_png(space)).reshape(-1, 3), axis=0)) > 3
 
 
 # --- disk -----------------------------------------------------------------------------------------------------------
@@ -300,9 +301,9 @@ def test_saved_space_comes_back_the_same(space, tmp_path):
     path = space.save(tmp_path / "new" / "tiny.space.safetensors")
     loaded = ActionSpace.load(path)
     assert loaded.hash == space.hash
-    for name in ("mean", "scale", "basis", "sigma", "variance", "phrase_coefficients", "phrase_mask"):
+    for name in ("mean", "scale", "basis", "sigma", "variance", "conjunction", "phrase_coefficients", "phrase_mask"):
         assert torch.equal(getattr(loaded, name), getattr(space, name))
-    for name in ("encoders", "widths", "phrases", "distinct", "model_id", "tokenizer_hash", "scores", "slot_ranks"):
+    for name in ("encoders", "widths", "phrases", "distinct", "model_id", "tokenizer_hash", "slot_ranks"):
         assert getattr(loaded, name) == getattr(space, name)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary file is left
     again = space.save(tmp_path / "again.safetensors")
@@ -344,7 +345,7 @@ def _foreign(path, space):
 
 def _later(path, space):
     content = space.save(path).read_bytes()
-    path.write_bytes(content.replace(rb"\"version\": 1", rb"\"version\": 9"))
+    path.write_bytes(content.replace(rb"\"version\": 2", rb"\"version\": 9"))
 
 
 def _flipped(path, space):
@@ -376,10 +377,10 @@ def _misfit(path, space):
         (lambda path, space: torch.save({"mean": space.mean}, path), "not a safetensors file"),
         (lambda path, space: path.write_text(json.dumps({"mean": [0] * 100})), "not a safetensors file"),
         (_foreign, "another program"),
-        (_later, "format version 9.*reads 1 to 1"),
+        (_later, "format version 9.*reads 1 to 2"),
         (_flipped, "corrupt"),
         (_relabelled, "corrupt"),
-        (_cut, "corrupt"),
+        (_cut, "cut short"),
         (_misfit, "not a usable action space"),
     ],
 )

@@ -12,23 +12,23 @@ import pytest
 import torch
 from PIL import Image
 
+from small import learn
 from tiny import tiny_sd
 from twinact import PLACEHOLDER
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.sd import StableDiffusion
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, TwinActConfig
 from twinact.errors import DataError
-from twinact.kept import KeptLosses
-from twinact.lock import lock
-from twinact.losses import denoising_loss
-from twinact.runs import SEARCH_FILE
+from twinact.methods.losses import denoising_loss
+from twinact.runs.folder import SEARCH_FILE
+from twinact.runs.lock import lock
 from twinact.space import ActionSpace
-from twinact.start import likeliest_phrases
-from twinact.workflow import learn
+from twinact.training.search_cache import SearchCache
+from twinact.training.start import likeliest_phrases
 
 PHRASES = ("jumping", "a robot in the park", "with the dog", "on the moon")
 CAPTIONS = ("a robot <act> in the park", "a cat <act>")
-CONFIG = LearnConfig(name="leap", steps=2, batch_size=2, similarity_weight=0.0)
+CONFIG = LearnConfig(name="leap", steps=2, batch_size=2, method=TwinActConfig(similarity_weight=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_stopped_search_goes_on_to_the_same_bits(
     space, path = space_of(backbone, PHRASES), tmp_path / SEARCH_FILE
 
     def search(progress: Callable[[int, int], None], kept: Path | None = path) -> list[tuple[str, float]]:
-        losses = None if kept is None else KeptLosses(kept, {"seed": 0})
+        losses = None if kept is None else SearchCache(kept, {"seed": 0})
         return likeliest_phrases(backbone, space, latents, CAPTIONS, batch_size=3, kept=losses, progress=progress)
 
     whole = search(stop_at(0, []), None)
@@ -168,7 +168,7 @@ def test_a_stopped_search_goes_on_to_the_same_bits(
 
 
 def test_a_signal_stops_the_search_after_the_batch(backbone: Backbone, latents: torch.Tensor, tmp_path: Path) -> None:
-    kept = KeptLosses(tmp_path / SEARCH_FILE, {})
+    kept = SearchCache(tmp_path / SEARCH_FILE, {})
     seen: list[int] = []
 
     def searching(done: int, total: int) -> None:
@@ -181,7 +181,7 @@ def test_a_signal_stops_the_search_after_the_batch(backbone: Backbone, latents: 
             backbone, space_of(backbone, PHRASES), latents, CAPTIONS, batch_size=3, kept=kept, progress=searching
         )
     assert seen == [3] and signal.getsignal(signal.SIGTERM) is before
-    assert KeptLosses(tmp_path / SEARCH_FILE, {}).take(3) is not None
+    assert SearchCache(tmp_path / SEARCH_FILE, {}).take(3) is not None
 
 
 def test_learning_goes_on_with_its_search_and_then_drops_it(backbone: Backbone, pictures: Path, tmp_path: Path) -> None:
@@ -214,11 +214,11 @@ def test_learning_goes_on_with_its_search_and_then_drops_it(backbone: Backbone, 
 
 def test_a_damaged_search_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / SEARCH_FILE
-    kept = KeptLosses(path, {"captions": ("a", "b")})
+    kept = SearchCache(path, {"captions": ("a", "b")})
     kept.add(torch.tensor([1.0, 2.0]))
     kept.save()
-    there = KeptLosses(path, {"captions": ("a", "b")})
+    there = SearchCache(path, {"captions": ("a", "b")})
     assert there.take(3) is None and there.take(2) is not None and there.take(1) is None
-    assert KeptLosses(path, {"captions": ("a", "c")}).take(1) is None
+    assert SearchCache(path, {"captions": ("a", "c")}).take(1) is None
     path.write_bytes(path.read_bytes()[:-1])
-    assert KeptLosses(path, {"captions": ("a", "b")}).take(1) is None
+    assert SearchCache(path, {"captions": ("a", "b")}).take(1) is None

@@ -1,5 +1,6 @@
 """The drawn world: kinematics, framing and pixels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ from twinact.errors import DataError
 from twinact.world import gallery
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
 from twinact.world.draw import draw, figure_mask, joints
+from twinact.world.light import LIGHTS
 from twinact.world.places import PLACES
 from twinact.world.pose import DOFS, Pose
+from twinact.world.sampling import rest_pose
 from twinact.world.scene import BODY_HEIGHT, MARGIN, Camera, Scene
 from twinact.world.skeleton import JOINT_NAMES, Proportions, radii, skeleton
 from twinact.world.splits import CUSTOM_ACTIONS
+from twinact.world.things import THINGS
 
 BODY = Proportions()
 STRAIGHT = Pose(l_shoulder=0, r_shoulder=0, l_hip=0, r_hip=0)
@@ -102,7 +106,7 @@ def test_a_figure_that_fits_is_not_moved() -> None:
         assert tuple(found[name]) == pytest.approx(expected)
 
 
-def test_every_actor_is_drawn_in_every_place() -> None:
+def test_pictures_of_every_actor_in_every_place_have_contrast() -> None:
     rng = np.random.default_rng(4)
     for actor in ACTORS:
         pose = random_pose(rng)
@@ -163,7 +167,45 @@ def test_actors_and_places_are_many_and_the_held_out_ones_exist() -> None:
     assert len({place.text for place in PLACES.values()}) == len(PLACES)
 
 
+def test_things_are_seen_on_every_actor_and_hide_no_limb() -> None:
+    rng = np.random.default_rng(7)
+    for actor in ACTORS:
+        pose = rest_pose(rng)
+        bare = Scene(actor, pose, "park")
+        for thing in THINGS:
+            worn = replace(bare, things=(thing,))
+            before, after = (draw(scene, 64).astype(int) for scene in (bare, worn))
+            if thing not in ("top hat", "crown"):  # under these some figures shrink, to fit into the picture
+                assert np.array_equal(joints(worn), joints(bare))
+            assert (np.abs(after - before).max(2) > 40).sum() >= 12, (actor, thing)
+            x, y = (joints(worn) * 64).astype(int).T
+            assert figure_mask(worn, 64)[y, x].all()
+
+
+def test_a_balloon_stays_in_the_picture_beside_the_body() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(60):
+        scene = Scene("robot", random_pose(rng), "moon")
+        grown = figure_mask(replace(scene, things=("balloon",)), 64) & ~figure_mask(scene, 64)
+        assert grown.sum() > 25
+
+
+def test_light_changes_the_whole_picture() -> None:
+    scene = Scene("robot", Pose(), "beach")
+    day = draw(scene).astype(int)
+    assert draw(replace(scene, light="night")).mean() < 0.6 * day.mean()
+    assert draw(replace(scene, light="fog")).std() < 0.6 * day.std()
+    grey = draw(replace(scene, light="black and white"))
+    assert np.array_equal(grey[..., 0], grey[..., 1]) and np.array_equal(grey[..., 1], grey[..., 2])
+
+
 def test_unknown_names_are_refused() -> None:
+    with pytest.raises(DataError, match="thing 'umbrella'"):
+        Scene("robot", Pose(), "park", things=("umbrella",))
+    with pytest.raises(DataError, match="light 'dusk'"):
+        Scene("robot", Pose(), "park", light="dusk")
+    with pytest.raises(DataError, match="at most one thing of each kind"):
+        Scene("robot", Pose(), "park", things=("top hat", "crown"))
     with pytest.raises(DataError, match="actor 'unicorn'"):
         Scene("unicorn", Pose(), "park")
     with pytest.raises(DataError, match="place 'office'"):
@@ -176,5 +218,9 @@ def test_gallery_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(gallery, "_PICTURE", 48)
     calls: list[tuple[int, int]] = []
     gallery.write_gallery(tmp_path / "gallery", lambda done, count: calls.append((done, count)))
-    assert len(calls) == 8 and calls == sorted(calls)
-    assert calls[-1][0] == calls[-1][1] == len(ACTORS) + 2 * len(PLACES) + 4 + 1 + len(CUSTOM_ACTIONS)
+    assert len(calls) == 9 and calls == sorted(calls)
+    assert (
+        calls[-1][0]
+        == calls[-1][1]
+        == len(ACTORS) + 2 * len(PLACES) + 4 + 1 + len(THINGS) + len(LIGHTS) + len(CUSTOM_ACTIONS)
+    )

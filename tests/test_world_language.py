@@ -9,22 +9,26 @@ import pytest
 from PIL import Image
 
 from twinact import PLACEHOLDER
-from twinact.bench import judges
 from twinact.errors import DataError
-from twinact.nano import encoder, unet, vae, vision
+from twinact.nano import data, encoder, judges, pictures, vae, wishes
 from twinact.nano import text as text_tower
-from twinact.nano.data import described, drawn_part, features_pose, trained_part
+from twinact.nano.between import between_pairs
+from twinact.nano.data import described, drawn_part, freely_posed, trained_part, worded
 from twinact.nano.recipe import RECIPE
 from twinact.nano.tokenizer import build_tokenizer
 from twinact.phrases import load_phrases
+from twinact.phrases.wording import follows_directly
+from twinact.world import sampling
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
-from twinact.world.captions import caption, follows_directly
+from twinact.world.captions import GENERIC, caption, with_article
+from twinact.world.light import LIGHTS
 from twinact.world.meanings import meanings, phrase_holds
 from twinact.world.places import PLACES
-from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, distance
-from twinact.world.sampling import Part, possible_poses, sample_described, sample_free_pose
+from twinact.world.pose import DOF_NAMES, DOFS, PartialPose, Pose, distance, features_pose
+from twinact.world.sampling import Part, phrases_held, possible_poses, sample_described, sample_free_pose, sample_posed
 from twinact.world.scene import WORLD_VERSION
-from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS, is_held_out_pose, write_exemplars
+from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS, is_held_out_pose, shared_by, write_exemplars
+from twinact.world.things import THINGS
 
 FUNCTION_WORDS = frozenset(
     "a an the of in on at to with over and into from for behind under between against like up down out off by around "
@@ -100,7 +104,7 @@ def test_sampled_scenes_are_deterministic_and_show_what_the_caption_says() -> No
     for index in range(300):
         item = sample_described(np.random.default_rng([5, index]), part)
         assert item == sample_described(np.random.default_rng([5, index]), part)
-        assert item.scene.actor in item.caption
+        assert item.scene.actor in item.caption or any(word in item.caption for word in GENERIC)
         for phrase in item.phrases:
             assert phrase in item.caption
             assert any(meaning.holds(item.scene.pose) for meaning in meanings()[phrase]), phrase
@@ -108,10 +112,37 @@ def test_sampled_scenes_are_deterministic_and_show_what_the_caption_says() -> No
         assert all(dof.low <= value <= dof.high for dof, value in zip(DOFS.values(), pose, strict=True))
 
 
-def test_captions_vary_and_leave_the_place_out_sometimes() -> None:
+def test_captions_leave_unsaid_what_people_do() -> None:
+    items = [sample_described(np.random.default_rng([6, index]), Part()) for index in range(1500)]
+    worn = [(thing, item) for item in items for thing in item.scene.things]
+    said = {
+        "actor": np.mean([item.scene.actor in item.caption for item in items]),
+        "place": np.mean([PLACES[item.scene.place].text in item.caption for item in items]),
+        "things": np.mean([any(words in item.caption for words in THINGS[thing].words) for thing, item in worn]),
+        "light": np.mean([any(w in item.caption for w in LIGHTS[item.scene.light].words) for item in items]),
+    }
+    for name, share in {"actor": 0.85, "place": 0.7, "things": 0.4, "light": 0.4}.items():
+        assert said[name] == pytest.approx(share, abs=0.04), name
+    assert {len(item.phrases) for item in items} == {0, 1, 2, 3, 4}
+
+
+def test_free_poses_are_described_by_phrases_that_hold() -> None:
+    posed = [sample_posed(np.random.default_rng([7, index]), drawn_part(RECIPE).phrases) for index in range(300)]
+    free = [one for one in posed if one.way == "free"]
+    assert 60 < len(free) < 140
+    for one in free:
+        assert all(phrase_holds(phrase, one.pose) for phrase in one.phrases)
+        assert len(phrases_held(one.pose, drawn_part(RECIPE).phrases)) >= len(one.phrases)
+    rng = np.random.default_rng(0)
+    assert {len(one.said(rng)) for one in free} == {0, 1, 2, 3, 4}
+
+
+def test_captions_vary() -> None:
     rng = np.random.default_rng(0)
     wordings = {caption("robot", ("arms crossed", "kicking left"), "in a park", rng) for _ in range(200)}
     assert len(wordings) > 20
+    told = {caption("someone", (), None, rng, things=["in a top hat"], light="at night") for _ in range(200)}
+    assert all("someone in a top hat" in text and "at night" in text and "a someone" not in text for text in told)
     assert follows_directly("kicking left") and follows_directly("in a sumo stance")
     assert follows_directly("disco dancing left") and not follows_directly("arms crossed")
 
@@ -121,7 +152,7 @@ def test_another_language_or_split_is_another_version_of_the_world() -> None:
     told = {phrase: [dict(way.targets) for way in ways] for phrase, ways in meanings().items()}
     held_out = [CUSTOM_ACTIONS, DEV_ACTIONS, HELD_OUT_ACTORS]
     digest = hashlib.sha256(repr((told, held_out)).encode()).hexdigest()[:12]
-    assert (WORLD_VERSION, digest) == (3, "20d1dc82c428")
+    assert (WORLD_VERSION, digest) == (4, "c604018e9cea")
 
 
 def test_settings_are_chosen_on_other_poses_than_the_custom_actions() -> None:
@@ -131,9 +162,10 @@ def test_settings_are_chosen_on_other_poses_than_the_custom_actions() -> None:
         assert not is_held_out_pose(pose), dev.name
 
 
-def test_custom_actions_are_eight_of_each_kind_and_held_out() -> None:
+def test_custom_actions_are_sixteen_of_each_kind_and_held_out() -> None:
     kinds = [action.kind for action in CUSTOM_ACTIONS.values()]
-    assert len(kinds) == 24 and all(kinds.count(kind) == 8 for kind in ("combination", "between", "free"))
+    assert len(DEV_ACTIONS) == 16 and len(kinds) == 48
+    assert all(kinds.count(kind) == 16 for kind in ("combination", "between", "free"))
     for action in CUSTOM_ACTIONS.values():
         pose = Pose().with_values({n: t.value for n, t in action.pose.targets.items()})
         assert is_held_out_pose(pose) and action.pose.holds(pose)
@@ -169,13 +201,73 @@ def test_nothing_sampled_for_training_shows_a_custom_action() -> None:
         assert item.scene.actor not in HELD_OUT_ACTORS
 
 
-@pytest.mark.parametrize("module", [vae, unet, vision, encoder], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("module", [vae, pictures, encoder], ids=lambda module: module.__name__.rpartition(".")[2])
 def test_no_trained_part_sees_a_custom_action_or_a_held_out_actor(module: ModuleType) -> None:
-    part = drawn_part(RECIPE) if module is unet else trained_part(RECIPE)
+    part = drawn_part(RECIPE) if module is pictures else trained_part(RECIPE)
     for index in range(300):
-        scene = described(RECIPE, part, index, module.STREAM).scene
-        assert not is_held_out_pose(scene.pose)
-        assert scene.actor in RECIPE.actors and scene.place in RECIPE.places
+        for scene in (described(RECIPE, part, index, module.STREAM).scene, worded(RECIPE, part, index, 3, 1).scene):
+            assert not is_held_out_pose(scene.pose)
+            assert scene.actor in RECIPE.actors and scene.place in RECIPE.places
+
+
+def custom_pose(name: str) -> Pose:
+    """The pose of a custom action, the rest at ease."""
+    return Pose().with_values({n: t.value for n, t in CUSTOM_ACTIONS[name].pose.targets.items()})
+
+
+def test_a_custom_action_that_is_drawn_by_chance_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [custom_pose("comet"), custom_pose("signpost"), Pose()]
+    with monkeypatch.context() as patched:
+        patched.setattr(sampling, "_WAYS", (0.0, 0.0, 1.0))
+        patched.setattr(sampling, "sample_free_limbs", lambda rng: shown.pop(0))
+        assert sample_posed(np.random.default_rng(0), ("squatting",)).pose == Pose() and not shown
+
+    freely = [custom_pose("comet"), Pose()]
+    monkeypatch.setattr(data, "sample_free_pose", lambda rng: freely.pop(0))
+    assert freely_posed(RECIPE, trained_part(RECIPE), 1, 5).scene.pose == Pose() and not freely
+
+
+def test_a_custom_action_between_two_phrases_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, offered = drawn_part(RECIPE), []
+
+    def offer(pose: Pose) -> bool:
+        offered.append(pose)
+        return True
+
+    between = [worded(RECIPE, part, index, 9, 1) for index in range(60)]
+    monkeypatch.setattr(data, "is_held_out_pose", offer)
+    refused = [worded(RECIPE, part, index, 9, 1) for index in range(60)]
+    assert offered and any(item.share for item in between) and not any(item.share for item in refused)
+    assert all(first == second for item in refused for first, second in item.captions)
+
+
+def test_texts_that_are_mixed_have_the_same_tokens_but_for_the_phrases() -> None:
+    tokenizer, part, apart = build_tokenizer(RECIPE.max_tokens), drawn_part(RECIPE), 0
+    measured = {frozenset(pair) for pair in between_pairs(part.phrases, measured=True)}
+    for index in range(300):
+        item = worded(RECIPE, part, index, 9, 2)
+        for first, second in item.captions:
+            assert len(tokenizer(first).input_ids) == len(tokenizer(second).input_ids) <= RECIPE.max_tokens - 7
+            apart += first != second
+    assert apart > 60
+    trained = {frozenset((a, b)) for a, partners in data._partners(part.phrases).items() for b in partners}
+    assert len(measured) > 500 and not trained & measured
+
+
+def test_a_mixed_caption_shows_the_pose_between_its_phrases() -> None:
+    part, checked = drawn_part(RECIPE), 0
+    for index in range(200):
+        item = worded(RECIPE, part, index, 9, 1)
+        (first, second), (phrases,) = item.captions[0], item.phrases[:1]
+        if first == second or len(phrases) != 1:
+            continue
+        other = next(p for p in data._partners(part.phrases)[phrases[0]] if first.replace(phrases[0], p) == second)
+        (start,), (end,) = meanings()[phrases[0]], meanings()[other]
+        for name, target in start.targets.items():
+            middle = (1 - item.share) * target.value + item.share * end.targets[name].value
+            assert getattr(item.scene.pose, name) == pytest.approx(middle)
+        checked += 1
+    assert checked > 10
 
 
 def test_the_text_tower_reads_of_no_custom_action_or_held_out_actor() -> None:
@@ -187,7 +279,7 @@ def test_the_text_tower_reads_of_no_custom_action_or_held_out_actor() -> None:
 
 
 def test_streams_of_the_trained_parts_and_of_the_judges_differ() -> None:
-    streams = [module.STREAM for module in (vae, text_tower, unet, vision, encoder, judges)]
+    streams = [module.STREAM for module in (vae, text_tower, pictures, wishes, encoder, judges)]
     assert len(set(streams)) == len(streams)
 
 
@@ -209,3 +301,15 @@ def test_exemplar_folder_holds_pictures_captions_and_truth(tmp_path) -> None:
         assert action.pose.holds(Pose(**seen["pose"]))
         with Image.open(tmp_path / name) as picture:
             assert picture.size == (64, 64)
+
+
+def test_exemplars_may_share_what_no_caption_says(tmp_path) -> None:
+    for action in CUSTOM_ACTIONS.values():
+        shared = shared_by(action, RECIPE.places)
+        assert shared == shared_by(action, RECIPE.places) and shared.light != "day"
+    write_exemplars(action, tmp_path, 64, RECIPE.places, shared)
+    captions, truth = (json.loads((tmp_path / name).read_text()) for name in ("captions.json", "truth.json"))
+    assert set(captions.values()) == {f"{with_article(actor)} {PLACEHOLDER}" for actor in action.actors}
+    assert truth["unsaid"] == {"place": shared.place, "thing": shared.thing, "light": shared.light}
+    for seen in truth["pictures"].values():
+        assert (seen["place"], seen["things"], seen["light"]) == (shared.place, [shared.thing], shared.light)

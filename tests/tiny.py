@@ -1,6 +1,7 @@
 """Real pipelines at the smallest sizes that still have every part; their weights are the same in every run."""
 
 import string
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -8,10 +9,15 @@ from typing import Any, Literal
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderTiny,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PNDMScheduler,
@@ -20,12 +26,19 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -51,6 +64,35 @@ def tiny_t5_tokenizer(words: Sequence[str] = WORDS) -> T5Tokenizer:
     # A word must be likelier than its letters together.
     scores = [0.0 if piece.startswith("<") else -2.0 - (len(piece) == 1) for piece in pieces]
     return T5Tokenizer(vocab=list(zip(pieces, scores, strict=True)), extra_ids=0, model_max_length=512)
+
+
+# As that of Qwen3, for one user who says one thing.
+_CHAT_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}"
+    "{%- endif %}{%- endif %}"
+)
+
+
+def tiny_qwen_tokenizer(words: Sequence[str] = WORDS) -> Qwen2Tokenizer:
+    """A Qwen tokenizer that knows each of the words after a space as one token and spells all else in bytes."""
+    tokens = dict.fromkeys(sorted(ByteLevel.alphabet()))
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        known = "Ġ"  # how a space is written
+        for letter in word:
+            merges[known, letter] = None
+            known += letter
+            tokens[known] = None
+    vocab = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab, merges=list(merges), eos_token="<|im_end|>", unk_token=None, model_max_length=131_072
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    return tokenizer
 
 
 def tiny_sd(
@@ -211,6 +253,97 @@ def tiny_flux(guidance_embeds: bool = True) -> FluxPipeline:
     )
 
 
+def tiny_klein(distilled: bool = False) -> Flux2KleinPipeline:
+    """A FLUX.2 klein of 32 x 32 pictures and (16, 4, 4) latents; its text is 3 x 16 wide and 512 tokens long."""
+    tokenizer = tiny_qwen_tokenizer()
+    with _same_weights():
+        text_encoder = Qwen3ForCausalLM(_qwen_config(tokenizer, layers=30))
+        transformer = Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * 16,
+            guidance_embeds=False,
+            axes_dims_rope=(4, 4, 4, 4),
+        )
+        vae = AutoencoderKLFlux2(
+            block_out_channels=(8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=32,
+        )
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2.0)
+    return Flux2KleinPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        is_distilled=distilled,
+    )
+
+
+def tiny_z_image() -> ZImagePipeline:
+    """A Z-Image of 32 x 32 pictures and (4, 8, 8) latents; its text is 16 wide and up to 512 tokens long."""
+    tokenizer = tiny_qwen_tokenizer()
+    with _same_weights():
+        text_encoder = Qwen3Model(_qwen_config(tokenizer, layers=3))
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[4, 6, 6],
+            axes_lens=[1024, 64, 64],
+        )
+        for token in (transformer.x_pad_token, transformer.cap_pad_token):
+            torch.nn.init.normal_(token, std=0.1)
+        vae = _autoencoder_kl(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False)
+    return ZImagePipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
+def tiny_chroma() -> ChromaPipeline:
+    """A Chroma of 32 x 32 pictures and (4, 8, 8) latents; its text is 64 wide."""
+    tokenizer = tiny_t5_tokenizer()
+    with _same_weights(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)  # its own import
+        text_encoder = _t5(tokenizer, 64)
+        transformer = ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            axes_dims_rope=(4, 6, 6),
+            approximator_num_channels=8,
+            approximator_hidden_dim=16,
+            approximator_layers=1,
+        )
+        vae = _autoencoder_kl(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False)
+    return ChromaPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=True),
+    )
+
+
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -249,6 +382,23 @@ def _t5(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
             num_heads=4,
             feed_forward_proj="gated-gelu",
         )
+    )
+
+
+def _qwen_config(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
+    """Its table has more rows than the tokenizer has words, as that of the published Qwen3."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer) + 11,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=1,  # attention over so many positions is what tests wait for
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 

@@ -1,5 +1,8 @@
 """A learned action: a point in the action space, and the token vectors that it means to the text encoders.
 
+An action has one clause or several, which "and" joins in the prompt; each is a point of its own. Slots are counted over
+all clauses: with three slots a clause, slot 4 is the second one of the second clause.
+
 Actions are never changed in place: moving one gives a new one, with its vectors made anew from the space.
 """
 
@@ -13,46 +16,47 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from twinact.backbones.weights import same_model
-from twinact.configs import check_name
+from twinact.backbones.weights import difference, same_model, same_words
+from twinact.configs import AMOUNTS, check_name, check_number
+from twinact.configs.settings import check_choice
 from twinact.errors import CheckpointError, ConfigError, DataError
-from twinact.files import read_safetensors, write_safetensors
 from twinact.space import ActionSpace
+from twinact.space.clauses import blended, summed
+from twinact.space.explain import Explanation as Explanation
+from twinact.space.explain import explain
+from twinact.space.limb_words import LimbWords
+from twinact.space.limbs import LIMBS, PARTS, Limb, from_torso, on_torso
+from twinact.space.sliders import Posed, compose, slide
+from twinact.storage import read_safetensors, write_safetensors
 
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What an action is made of.
-
-    Attributes:
-        phrases: (phrase, cosine similarity, share) of the nearest phrases, best first. Shares are the similarities
-            above zero, made to sum to 1: a reading aid, not a decomposition.
-        components: (slot, index, value) of the largest coefficients by size, in standard deviations of the phrases.
-        norm: Length of the coefficients relative to the median phrase over the same slots. 1 is typical.
-        largest_phrase_norm: The same for the phrase furthest from the mean; a larger `norm` lies outside the phrases.
-    """
-
-    phrases: tuple[tuple[str, float, float], ...]
-    components: tuple[tuple[int, int, float], ...]
-    norm: float
-    largest_phrase_norm: float
+FORMAT_VERSION = 2
+_POSE = {"directions": list[list[float]], "weights": list[float]}
+_META = {
+    "history": (None, list[Any]),
+    "config": dict | None,
+    "precision": str | None,
+    "versions": (None, dict[str, str]),
+    "plain": (None, list[int]),
+    "pose": (None, _POSE),
+}
+_HEADER = {"name": str, "model_id": str, "space_hash": str, "meta": _META}
 
 
 @dataclass(frozen=True, eq=False)
 class Action:
-    """An action by name. Letters in shapes: s slots, r rank, k slots that are present, w width of one encoder.
+    """An action by name. Letters in shapes: c clauses, s slots, r rank, k token vectors, w width of one encoder.
 
     Attributes:
         name: 2 to 32 of a-z, 0-9, _ and -, starting with a letter and no number such as
             "inf"; lower case, as tokenizers have no other. New ones have up to 28.
-        vectors: One (k, w) tensor per text encoder, as `Backbone.encode_text` takes them. Kept, like
-            the coefficients, as a float32 copy on the CPU. None at all in what is only a LoRA of another tool.
+        vectors: One (k, w) tensor per text encoder, as `Backbone.encode_text` takes them. Kept, like the coefficients,
+            as a float32 copy on the CPU. None at all in what is only a LoRA of another tool. Without coefficients, k
+            may differ between encoders.
         model_id: The backbone that it was made for.
         coefficients: Whitened coefficients; None for an action that lies in no space (plain textual inversion).
         space_hash: The space of the coefficients; "" without coefficients.
-        mask: Which slots are present; None means all. Coefficients of absent slots are zero and mean nothing.
+        mask: Which slots of each clause are present; None means all. Coefficients of absent slots are zero and mean
+            nothing.
         lora: A LoRA in the form of `twinact.lora`, copied like the vectors; empty for most actions.
         meta: Where it comes from, as strict JSON: exemplar hashes, captions, config, seed, versions.
     """
@@ -60,9 +64,9 @@ class Action:
     name: str
     vectors: Sequence[Tensor]
     model_id: str
-    coefficients: Float[Tensor, "s r"] | None = None
+    coefficients: Float[Tensor, "c s r"] | None = None
     space_hash: str = ""
-    mask: Bool[Tensor, " s"] | None = None
+    mask: Bool[Tensor, "c s"] | None = None
     lora: Mapping[str, Tensor] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,28 +77,35 @@ class Action:
             ConfigError: The name is not allowed, or parts do not fit together.
             DataError: A number is not finite.
         """
-        check_name(self.name, kept=True)
+        check_name(self.name, stored=True)
         # Copies: a training run goes on changing the tensors that it hands over.
         object.__setattr__(self, "vectors", tuple(_stored(vectors) for vectors in self.vectors))
         object.__setattr__(self, "coefficients", None if self.coefficients is None else _stored(self.coefficients))
         object.__setattr__(self, "lora", {key: _stored(weight) for key, weight in self.lora.items()})
         rows = {vectors.shape[0] for vectors in self.vectors if vectors.ndim == 2}
         bare = not self.vectors and bool(self.lora) and self.coefficients is None
-        if (len(rows) != 1 and not bare) or 0 in rows or any(vectors.ndim != 2 for vectors in self.vectors):
+        uneven = len(rows) > 1 and self.coefficients is not None
+        if uneven or (not rows and not bare) or 0 in rows or any(vectors.ndim != 2 for vectors in self.vectors):
             shapes = [tuple(vectors.shape) for vectors in self.vectors]
             raise ConfigError(f"vectors of action {self.name!r} have shapes {shapes}: need equal (slots, width) each")
         if (self.coefficients is None) != (self.space_hash == ""):
             raise ConfigError(f"action {self.name!r} needs both coefficients and a space hash, or neither")
         if self.mask is not None and self.coefficients is None:
-            raise ConfigError(
-                f"action {self.name!r} has a mask without coefficients: leave absent slots out of vectors"
-            )
-        if self.coefficients is not None:
-            slots = len(self.coefficients)
-            present = slots if self.mask is None else int(self.mask.sum())
-            if rows != {present} or (self.mask is not None and self.mask.shape != (slots,)):
+            raise ConfigError(f"action {self.name!r} has a mask without coefficients: leave absent slots out")
+        for what, tensor, dimensions in (("coefficients", self.coefficients, 3), ("mask", self.mask, 2)):
+            if tensor is not None and (tensor.ndim != dimensions or (what == "mask") != (tensor.dtype == torch.bool)):
+                told = f"{tuple(tensor.shape)} {tensor.dtype}"
                 raise ConfigError(
-                    f"action {self.name!r} has {rows.pop()} vectors per encoder for {present} of {slots} slots present"
+                    f"{what} of action {self.name!r}: {told}, need (clauses, slots, rank) numbers, (clauses, slots) "
+                    "truth"
+                )
+        if self.coefficients is not None:
+            clauses, slots = self.coefficients.shape[:2]
+            present = clauses * slots if self.mask is None else int(self.mask.sum())
+            if rows != {present + clauses - 1} or (self.mask is not None and self.mask.shape != (clauses, slots)):
+                raise ConfigError(
+                    f"action {self.name!r} has {rows.pop()} vectors per encoder for {present} of {clauses} × {slots} "
+                    f"slots present and {clauses - 1} words between"
                 )
         for tensor in (*self.vectors, *self.lora.values(), *([] if self.coefficients is None else [self.coefficients])):
             if not bool(tensor.isfinite().all()):
@@ -110,9 +121,9 @@ class Action:
         cls,
         name: str,
         space: ActionSpace,
-        coefficients: Float[Tensor, "s r"],
+        coefficients: Float[Tensor, "*c s r"],
         *,
-        mask: Bool[Tensor, " s"] | None = None,
+        mask: Bool[Tensor, "*c s"] | None = None,
         lora: Mapping[str, Tensor] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> "Action":
@@ -121,21 +132,22 @@ class Action:
         Args:
             name: Its name.
             space: The space of the point.
-            coefficients: Whitened coefficients.
+            coefficients: Whitened coefficients; of one clause without the first dimension.
             mask: Slots that are present, as `ActionSpace.project_phrase` gives them; None means all.
             lora, meta: Kept as they are.
         """
         coefficients = coefficients.detach().to(space.sigma.device, torch.float32)
-        keep = slice(None) if mask is None else mask.to(coefficients.device)
-        if mask is not None:
-            coefficients = coefficients * mask.to(coefficients).unsqueeze(-1)
+        coefficients = coefficients.unsqueeze(0) if coefficients.ndim == 2 else coefficients
+        shape = coefficients.shape[:2]
+        mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask.reshape(shape).cpu()
+        coefficients = coefficients * mask.to(coefficients).unsqueeze(-1)
         return cls(
             name=name,
-            vectors=[vectors[keep] for vectors in space.reconstruct(coefficients)],
+            vectors=space.vectors(coefficients, mask.to(coefficients.device)),
             model_id=space.model_id,
             coefficients=coefficients,
             space_hash=space.hash,
-            mask=None if mask is None or bool(mask.all()) else mask.cpu(),
+            mask=None if bool(mask.all()) else mask,
             lora=dict(lora or {}),
             meta=dict(meta or {}),
         )
@@ -147,23 +159,24 @@ class Action:
 
         Args:
             space: Its own space.
-            component: (slot, index), counted from 0.
+            component: (slot, index), counted from 0; slots over all clauses.
             amount: Step in standard deviations of the phrases; any sign.
-            name: Of the result; its own name if None.
+            name: Name of the result; its own name if None.
 
         Raises:
-            ConfigError: It has no coefficients or not this component.
+            ConfigError: It has no coefficients or not this component, or the amount is not in `AMOUNTS`.
             CheckpointError: The space is another one.
         """
-        u = self.point(space)
+        check_number("amount", amount, AMOUNTS)
+        u = self.point(space).clone()
         slot, index = component
-        present = range(space.slots) if self.mask is None else self.mask.nonzero().flatten().tolist()
+        present = _full(self, space).flatten().nonzero().flatten().tolist()
         if slot not in present:
-            raise ConfigError(f"slot {slot} cannot be adjusted: action {self.name!r} has slots {list(present)}")
-        if not 0 <= index < space.slot_ranks[slot]:
-            raise ConfigError(f"component {index} does not exist: slot {slot} has 0 to {space.slot_ranks[slot] - 1}")
-        u = u.clone()
-        u[slot, index] += amount
+            raise ConfigError(f"slot {slot} cannot be adjusted: action {self.name!r} has slots {present}")
+        ranks = space.slot_ranks[slot % space.slots]
+        if not 0 <= index < ranks:
+            raise ConfigError(f"component {index} does not exist: slot {slot} has 0 to {ranks - 1}")
+        u[slot // space.slots, slot % space.slots, index] += amount
         return self._moved(space, u, self.mask, name, {"adjusted": [slot, index, float(amount)]})
 
     def toward(
@@ -171,26 +184,27 @@ class Action:
     ) -> "Action":
         """The action moved on the straight line to another point, in whitened coefficients.
 
-        A slot that only one of the two has cannot be blended: it keeps the coefficients of the one that has it.
+        Every clause of the target draws the clause that is most like it, once. A slot or a clause that only one of the
+        two has cannot be blended: it keeps the coefficients of the one that has it.
 
         Args:
             space: Its own space.
-            target: Another action of the space, whitened coefficients, or a phrase of the space.
+            target: Another action of the space, whitened coefficients of one clause or more, or a phrase of the space.
             amount: 0 gives the action itself, 1 the target; above 1 goes beyond, below 0 away from it.
-            name: Of the result; its own name if None.
+            name: Name of the result; its own name if None.
 
         Raises:
-            ConfigError: It or the target has no coefficients, or the target is not of the space.
+            ConfigError: It or the target has no coefficients, the target is not of the space, or the amount is not in
+                `AMOUNTS`.
             CheckpointError: An action belongs to another space.
         """
+        check_number("amount", amount, AMOUNTS)
         start = self.point(space)
         if amount == 0:
             return replace(self, name=_new_name(name, self.name))
         goal, goal_mask, label = _target(space, target)
-        mask = _full(self.mask, space)
-        u = start + amount * (goal - start)
-        u = torch.where(mask.unsqueeze(-1), torch.where(goal_mask.unsqueeze(-1), u, start), goal)
-        return self._moved(space, u, mask | goal_mask, name, {"toward": label, "amount": float(amount)})
+        u, mask = blended(space, (start, _full(self, space)), (goal, goal_mask), amount)
+        return self._moved(space, u, mask, name, {"toward": label, "amount": float(amount)})
 
     def combined(
         self,
@@ -200,6 +214,8 @@ class Action:
         name: str | None = None,
     ) -> "Action":
         """Several actions at once: the weighted sum of their deviations from the mean action, slot by slot.
+
+        Every clause is summed with the one of the longest action that is most like it.
 
         Averaging would wash all of them out: the mean of two unrelated actions is 0.7 times as far from the mean
         action as either. So without weights each slot of the average is lengthened to the root mean square length
@@ -211,10 +227,10 @@ class Action:
             space: The space of all of them.
             others: At least one more action.
             weights: One for this action and one for each of the others, any sign; None as described.
-            name: Of the result; its own name if None.
+            name: Name of the result; its own name if None.
 
         Raises:
-            ConfigError: An action has no coefficients or carries a LoRA, or the number of weights is wrong.
+            ConfigError: An action has no coefficients or carries a LoRA, or weights are too few, or not in `AMOUNTS`.
             CheckpointError: An action belongs to another space.
         """
         parts = [self, *others]
@@ -222,53 +238,89 @@ class Action:
             raise ConfigError(f"only action {self.name!r} is given: combining needs 2 or more")
         if weights is not None and len(weights) != len(parts):
             raise ConfigError(f"{len(weights)} weights for {len(parts)} actions: give one for each, or none")
+        for weight in weights or ():
+            check_number("weight", weight, AMOUNTS)
         for part in parts:
             if part.lora:
                 raise ConfigError(f"action {part.name!r} carries a LoRA, which cannot be combined: use one without")
-        points = torch.stack([part.point(space) for part in parts])  # (n, s, r)
-        masks = torch.stack([_full(part.mask, space) for part in parts])  # (n, s)
-        factors = torch.ones(len(parts)) if weights is None else torch.tensor(list(weights), dtype=torch.float32)
-        points = points * masks.unsqueeze(-1)
-        total = (factors.view(-1, 1, 1) * points).sum(dim=0)  # (s, r)
-        if weights is None:
-            count = masks.sum(dim=0).clamp_min(1)  # (s,) how many have the slot
-            length = (points.square().sum(dim=-1).sum(dim=0) / count).sqrt()  # (s,)
-            # At most 1: parts that cancel each other must not be blown up to full length.
-            total = total * (length / total.norm(dim=-1).clamp_min(1e-12)).clamp(max=1).unsqueeze(-1)
-        step = {"combined": [part.name for part in parts], "weights": None if weights is None else factors.tolist()}
-        return self._moved(space, total, masks.any(dim=0), name, step)
+        u, mask = summed(space, [(part.point(space), _full(part, space)) for part in parts], weights)
+        step = {"combined": [part.name for part in parts], "weights": None if weights is None else list(weights)}
+        return self._moved(space, u, mask, name, step)
+
+    def slid(self, space: ActionSpace, slider: str, amount: float, name: str | None = None) -> "Action":
+        """The action with a limb moved by a named slider, found in the poses of the phrases without a pass.
+
+        The limb goes the share `amount` of the way to where the slider ends, at -1 or at 1, as far as phrases reach:
+        how many degrees short of it they are expected to stay lies under "off" in the last step of the history.
+
+        Args:
+            space: Its own space, with a pose table.
+            slider: One of `twinact.space.sliders.SLIDERS`.
+            amount: From -1 to 1; 0 gives the action itself.
+            name: Name of the result; its own name if None.
+
+        Raises:
+            ConfigError: It has no coefficients, the space no poses, there is no such slider, or the amount is out of
+                range.
+            CheckpointError: The space is another one.
+        """
+        words = LimbWords(space)
+        moved = slide(words, self._posed(words), slider, amount)
+        if amount == 0:
+            return replace(self, name=_new_name(name, self.name))
+        return self._spoken(space, moved, name, {"slid": slider, "amount": float(amount), "off": round(moved.off, 1)})
+
+    def with_parts(
+        self, space: ActionSpace, parts: Sequence[tuple["Action", Sequence[str]]], name: str | None = None
+    ) -> "Action":
+        """The action with parts of the body as other actions have them, found in the poses of the phrases.
+
+        Clauses that are about the wanted parts alone are kept; what others say of them is said anew.
+
+        Args:
+            space: The space of all of them, with a pose table.
+            parts: Other actions, and which of `twinact.space.limbs.PARTS` each gives. This one keeps the rest.
+            name: Name of the result; its own name if None.
+
+        Raises:
+            ConfigError: There is no such part, it is given twice, the space has no poses, or an action has no
+                coefficients or carries a LoRA.
+            CheckpointError: An action belongs to another space.
+        """
+        taken: dict[Limb, Action] = {}
+        for other, named in parts:
+            if other.lora:
+                raise ConfigError(f"action {other.name!r} carries a LoRA, which cannot be combined: use one without")
+            for part in named:
+                check_choice("part", part, tuple(PARTS))
+                for limb in PARTS[part]:
+                    if limb in taken:
+                        raise ConfigError(f"part {part!r} is asked of two actions or twice: name every limb once")
+                    taken[limb] = other
+        words = LimbWords(space)
+        actions = list({id(action): action for action in (self, *taken.values())}.values())
+        givers = [(action, [limb for limb in LIMBS if taken.get(limb, self) is action]) for action in actions]
+        whole = compose(words, [(action._posed(words), limbs) for action, limbs in givers])
+        told = {action.name: [limb.name for limb in limbs] for action, limbs in givers}
+        return self._spoken(space, whole, name, {"parts": told, "off": round(whole.off, 1)})
 
     def explain(self, space: ActionSpace, k: int = 5) -> Explanation:
-        """The k nearest phrases and the k largest coefficients, and how far outside the phrases the action lies.
+        """The nearest phrases and the k largest coefficients, and how far outside the phrases the action lies.
+
+        Of k phrases, each clause has an equal share, at least one.
 
         Raises:
             ConfigError: It has no coefficients, or k is below 1.
             CheckpointError: The space is another one.
         """
-        u = self.point(space)
-        mask = _full(self.mask, space)
-        nearest = space.nearest(u, k, mask)
-        total = sum(max(similarity, 0.0) for _, similarity in nearest)
-        shares = [max(similarity, 0.0) / total if total > 0 else 0.0 for _, similarity in nearest]
-        real = (space.sigma.cpu() > 0) & mask.unsqueeze(-1)  # (s, r)
-        sizes = u.abs() * real
-        order = sizes.flatten().argsort(descending=True, stable=True)[: min(k, int(real.sum()))].tolist()
-        whole = (space.phrase_mask.cpu() >= mask).all(dim=-1)  # phrases that have all of the action's slots
-        norms = (space.phrase_coefficients.cpu()[whole] * real).flatten(1).norm(dim=-1)  # (n,)
-        typical = float(norms.median()) if len(norms) else float("nan")
-        if not typical > 0:  # no phrase to compare with: the whitened scale says what is typical
-            typical, norms = float(real.sum()) ** 0.5, torch.ones(1)
-        return Explanation(
-            phrases=tuple((text, similarity, share) for (text, similarity), share in zip(nearest, shares, strict=True)),
-            components=tuple((i // space.rank, i % space.rank, float(u.flatten()[i])) for i in order),
-            norm=float(sizes.norm()) / typical,
-            largest_phrase_norm=float(norms.max()) / typical,
-        )
+        return explain(space, self.point(space), _full(self, space), k)
 
     def check(self, *, space_hash: str | None = None, model_id: str | None = None) -> None:
         """Makes sure that the action belongs to a space and a backbone; None is not checked.
 
-        An action without coefficients depends on no space and passes for any.
+        An action without coefficients depends on no space and passes for any. Token vectors touch no weights: an action
+        without LoRA passes for every model with the same text encoders and tokenizers, as a base, its distilled model
+        and its fine-tunes have them.
 
         Raises:
             CheckpointError: It was made for another one; the message names both.
@@ -278,13 +330,15 @@ class Action:
                 f"action {self.name!r} was made in space {self.space_hash[:12]}, this is space {space_hash[:12]}: "
                 "load the space that it was made in, or imitate the action again"
             )
-        if model_id is not None and not same_model(self.model_id, model_id):
+        fits = same_model if self.lora else same_words
+        if model_id is not None and not (same_model(self.model_id, model_id) or fits(self.model_id, model_id)):
             raise CheckpointError(
-                f"action {self.name!r} was made for model {self.model_id!r}, this is model {model_id!r}: "
-                "load the model that it was made for, or imitate the action again"
+                f"action {self.name!r} was made for model {self.model_id!r}, this is model {model_id!r} "
+                f"({difference(self.model_id, model_id)}): load the model that it was made for, "
+                "or imitate the action again"
             )
 
-    def point(self, space: ActionSpace) -> Float[Tensor, "s r"]:
+    def point(self, space: ActionSpace) -> Float[Tensor, "c s r"]:
         """The coefficients, after making sure that they are of this space.
 
         Raises:
@@ -299,10 +353,11 @@ class Action:
         self.check(space_hash=space.hash, model_id=space.model_id)
         return self.coefficients
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, new: bool = False) -> Path:
         """Writes one safetensors file (by convention `*.action.safetensors`), whole or not at all.
 
         Raises:
+            NameTaken: `new`, and something has the name; otherwise what is there is replaced.
             CheckpointError: `meta` is not strict JSON.
             DataError: The file cannot be written.
         """
@@ -320,7 +375,7 @@ class Action:
             "space_hash": self.space_hash,
             "meta": dict(self.meta),
         }
-        return write_safetensors(path, tensors, header)
+        return write_safetensors(path, tensors, header, new=new)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Action":
@@ -329,29 +384,49 @@ class Action:
         Raises:
             CheckpointError: It is missing, corrupt, no action, or of a later format version.
         """
-        tensors, header = read_safetensors(path, "action", FORMAT_VERSION)
+        tensors, header = read_safetensors(path, "action", FORMAT_VERSION, _HEADER)
         encoders = sum(name.startswith("vectors.") for name in tensors)
         try:
             return cls(
                 name=header["name"],
                 vectors=tuple(tensors[f"vectors.{index}"] for index in range(encoders)),
                 model_id=header["model_id"],
-                coefficients=tensors.get("coefficients"),
+                coefficients=_clauses(tensors.get("coefficients"), 3),
                 space_hash=header["space_hash"],
-                mask=tensors.get("mask"),
+                mask=_clauses(tensors.get("mask"), 2),
                 lora={name.removeprefix("lora."): t for name, t in tensors.items() if name.startswith("lora.")},
                 meta=header["meta"],
             )
         except (ConfigError, DataError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a usable action: {error}; make it again") from error
 
+    def _posed(self, words: LimbWords) -> Posed:
+        """The action with the pose of its exemplars; where they show none, with that expected of its clauses."""
+        point = self.point(words.space), _full(self, words.space)
+        pose = words.pose_of(words.phrases_of(point))
+        stored = self.meta.get("pose")
+        if stored:
+            directions, weights = torch.tensor(stored["directions"]), torch.tensor(stored["weights"])
+            if directions.shape != pose.shape or weights.shape != pose.shape[:1]:
+                raise CheckpointError(f"action {self.name!r} holds a pose of another body; make it again")
+            seen = from_torso(torch.where(weights.unsqueeze(1) > 0, directions, on_torso(pose)))
+            pose = torch.where(weights.unsqueeze(1) > 0, seen, pose)
+        return Posed(point, pose)
+
+    def _spoken(self, space: ActionSpace, posed: Posed, name: str | None, step: dict[str, Any]) -> "Action":
+        """A new action with a pose that it remembers, so that it can be moved on from there."""
+        if len(posed.point[0]) == 0:  # it leaves all limbs at rest, and some words there must be
+            raise ConfigError(f"action {self.name!r} would have no words left: take other parts")
+        moved = self._moved(space, *posed.point, name, step)
+        pose = {"directions": on_torso(posed.pose).tolist(), "weights": [1.0] * len(posed.pose)}
+        return replace(moved, meta={**moved.meta, "pose": pose})
+
     def _moved(
         self, space: ActionSpace, u: Tensor, mask: Tensor | None, name: str | None, step: dict[str, Any]
     ) -> "Action":
         """A new action at u that remembers how it came to be."""
-        if not bool(u.isfinite().all()):
-            raise ConfigError(f"action {self.name!r} cannot be moved by an amount or a weight that is not finite")
-        meta = {**self.meta, "history": [*self.meta.get("history", []), {"from": self.name, **step}]}
+        kept = {key: value for key, value in self.meta.items() if key != "pose"}  # it shows another one now
+        meta = {**kept, "history": [*(self.meta.get("history") or []), {"from": self.name, **step}]}
         return self.from_coefficients(_new_name(name, self.name), space, u, mask=mask, lora=self.lora, meta=meta)
 
 
@@ -367,17 +442,24 @@ def _stored(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True)
 
 
-def _full(mask: Tensor | None, space: ActionSpace) -> Bool[Tensor, " s"]:
-    return torch.ones(space.slots, dtype=torch.bool) if mask is None else mask
+def _clauses(tensor: Tensor | None, dimensions: int) -> Tensor | None:
+    """A tensor of a file; earlier versions wrote one clause without the dimension that counts clauses."""
+    return tensor.unsqueeze(0) if tensor is not None and tensor.ndim == dimensions - 1 else tensor
+
+
+def _full(action: Action, space: ActionSpace) -> Bool[Tensor, "c s"]:
+    clauses = len(action.point(space))
+    return torch.ones(clauses, space.slots, dtype=torch.bool) if action.mask is None else action.mask
 
 
 def _target(space: ActionSpace, target: Action | Tensor | str) -> tuple[Tensor, Tensor, str]:
     """Coefficients, mask and label of what an action may move toward; on the CPU."""
     if isinstance(target, Action):
-        return target.point(space), _full(target.mask, space), target.name
+        return target.point(space), _full(target, space), target.name
     if isinstance(target, str):
         u, mask = space.project_phrase(target)
-        return u.cpu(), mask.cpu(), target
-    if tuple(target.shape) != (space.slots, space.rank):
+        return u.cpu().unsqueeze(0), mask.cpu().unsqueeze(0), target
+    if tuple(target.shape[-2:]) != (space.slots, space.rank) or target.ndim > 3:
         raise ConfigError(f"target has shape {tuple(target.shape)}, the space needs ({space.slots}, {space.rank})")
-    return target.detach().cpu().float(), _full(None, space), "coefficients"
+    u = target.detach().cpu().float().reshape(-1, space.slots, space.rank)
+    return u, torch.ones(u.shape[:2], dtype=torch.bool), "coefficients"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
+from twinact.configs import STRENGTHS, check_number
 from twinact.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def fresh(backbone: Backbone, rank: int, seed: int) -> dict[str, Tensor]:
     Args:
         backbone: Its denoiser is what is adapted.
         rank: r, 1 or more.
-        seed: Of A.
+        seed: Seed of A.
     """
     generator = torch.Generator().manual_seed(seed)
     part = _part_of(backbone, backbone.denoiser)
@@ -118,7 +119,12 @@ def fresh(backbone: Backbone, rank: int, seed: int) -> dict[str, Tensor]:
 
 
 def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
-    """The LoRA at another strength: 0 nothing, 1 as it is, -1 its opposite."""
+    """The LoRA at another strength: 0 nothing, 1 as it is, -1 its opposite.
+
+    Raises:
+        ConfigError: The strength lies outside `twinact.configs.STRENGTHS`.
+    """
+    check_number("strength of a LoRA", strength, STRENGTHS)
     return {name: strength * tensor if name.endswith(UP) else tensor for name, tensor in weights.items()}
 
 
@@ -133,7 +139,7 @@ def check(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
         name = key.removesuffix(DOWN).removesuffix(UP)
         part, _, path = name.partition(".")
         pair = weights.get(name + DOWN), weights.get(name + UP)
-        if name == key or pair[0] is None or pair[1] is None:
+        if name == key or pair[0] is None or pair[1] is None or min(pair[0].ndim, pair[1].ndim) < 2:
             raise CheckpointError(f"LoRA weight {key!r} lacks its other half: copy or make the file again")
         layer = None
         if part in pipeline._lora_loadable_modules:

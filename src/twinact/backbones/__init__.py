@@ -1,24 +1,26 @@
-"""Text-to-image models behind one small interface; `load` opens one by name or folder."""
+"""Opens text-to-image models by name or folder; all of them have the same small interface."""
 
 import errno
-import hashlib
-import json
 import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinact.backbones.weights import denoiser_weights
-from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError
+from twinact.backbones.facts import ModelFacts
+from twinact.backbones.shipped import model_dir
+from twinact.backbones.weights import identity, read_config
+from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError, first_line
 
 if TYPE_CHECKING:
     import torch
 
-    from twinact.backbones.base import Backbone
+    from twinact.backbones.backbone import Backbone
+    from twinact.backbones.words import Words
 
 # Pipeline class in model_index.json -> module and class of ours.
 _FAMILIES = {
@@ -26,9 +28,11 @@ _FAMILIES = {
     "StableDiffusionXLPipeline": ("twinact.backbones.sdxl", "StableDiffusionXL"),
     "StableDiffusion3Pipeline": ("twinact.backbones.sd3", "StableDiffusion3"),
     "FluxPipeline": ("twinact.backbones.flux", "Flux"),
+    "Flux2KleinPipeline": ("twinact.backbones.flux2", "Flux2Klein"),
+    "ZImagePipeline": ("twinact.backbones.z_image", "ZImage"),
+    "ChromaPipeline": ("twinact.backbones.chroma", "Chroma"),
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_HASHED_BYTES = 2**20
 
 
 def load(
@@ -36,7 +40,8 @@ def load(
     device: "torch.device | str | None" = None,
     dtype: "torch.dtype | None" = None,
     *,
-    resting: bool = False,
+    quantised: str | None = None,
+    offload: bool = False,
 ) -> "Backbone":
     """Opens a text-to-image model, frozen and in eval mode.
 
@@ -44,7 +49,8 @@ def load(
         name_or_path: "nano" for the embedded model, a folder in diffusers layout, or a name on the Hugging Face hub.
         device: Where to put it; the first GPU where there is one, otherwise the CPU, if None.
         dtype: Its precision; float32 if None.
-        resting: Leave autoencoder and text encoders in the machine's memory; see `Backbone.rest`.
+        quantised: "int8" or "nf4" rounds the weights of linear layers; see `twinact.backbones.quantised`.
+        offload: Leave autoencoder and text encoders in the machine's memory; see `Backbone.offload`.
 
     Raises:
         ConfigError: The model belongs to a family that is not supported.
@@ -63,12 +69,16 @@ def load(
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             backbone: Backbone = getattr(import_module(module), family).from_folder(
-                folder, _id(folder, name), torch.device(device), dtype or torch.float32
+                folder, _id(folder, name), torch.device(device), dtype or torch.float32, quantised
             )
-            if resting:
-                backbone.rest()
+            facts = ModelFacts.read(folder)
+            backbone.folder, backbone.intent_steps = folder, facts.intent_steps
+            backbone.guidance = backbone.guidance if facts.guidance is None else facts.guidance
+            backbone.steps = facts.steps or backbone.steps
+            if offload:
+                backbone.offload()
             else:
-                backbone.follow()
+                backbone.onload()
             return backbone
         except TwinactError:
             raise
@@ -76,9 +86,30 @@ def load(
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise CheckpointError(
-                f"model {str(folder)!r} cannot be read ({_first_line(error)}): save or copy it again"
-            ) from error
+            raise _unreadable(folder, error) from error
+
+
+def load_words(name_or_path: str | Path) -> "Words":
+    """The words of a model, without its networks; arguments and errors as `load`."""
+    folder, name = _find(str(name_or_path))
+    _pipeline_class(folder)
+    with quiet():
+        from twinact.backbones.words import Words
+
+        try:
+            return Words.from_folder(folder, _id(folder, name))
+        except TwinactError:
+            raise
+        except Exception as error:  # each library reports a damaged file in its own way
+            raise _unreadable(folder, error) from error
+
+
+def measured_steps(name_or_path: str | Path) -> int | None:
+    """After how many steps a model shows the pose that it means, if that has been measured; without its weights.
+
+    Arguments and errors as `load`.
+    """
+    return ModelFacts.read(_find(str(name_or_path))[0]).intent_steps
 
 
 def family(name_or_path: str | Path) -> str:
@@ -91,15 +122,32 @@ def model_id(name_or_path: str | Path) -> str:
     return _id(*_find(str(name_or_path)))
 
 
+def _unreadable(folder: Path, error: Exception) -> CheckpointError:
+    from twinact.backbones.whole import cause
+
+    return CheckpointError(f"model {str(folder)!r} cannot be read ({cause(error)}): save or copy it again")
+
+
+def as_folder(name: str) -> Path:
+    """The path that a model's name is if it is one, ~ expanded; nothing is looked at."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # of nobody: ~nobody/sd
+        return Path(name)
+
+
 def _find(name: str) -> tuple[Path, str]:
     """The folder of a model, and the name to call it by."""
     if name == "nano":
-        from twinact.nano import model_dir
-
         return model_dir(), name
-    folder = Path(name).expanduser()
+    folder = as_folder(name)
     if folder.is_dir():
         return folder, folder.resolve().name
+    if folder.is_file() and folder.suffix == ".safetensors":
+        raise DataError(
+            f"model {name!r} is a single-file checkpoint: make a folder of it once with diffusers "
+            "(from_single_file(...), then save_pretrained(FOLDER)), and give that"
+        )
     if folder.exists() or not _HUB_NAME.fullmatch(name):
         raise DataError(
             f"model {name!r} is not a folder: give 'nano', a folder in diffusers layout (with model_index.json) "
@@ -132,7 +180,7 @@ def _why_not_here(name: str, error: Exception) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
-    code, reason = getattr(error, "errno", None), _first_line(error)
+    code, reason = getattr(error, "errno", None), first_line(error)
     if isinstance(error, GatedRepoError):
         return (
             f"is given to those who agree to its terms: accept its licence at https://huggingface.co/{name}, "
@@ -152,11 +200,6 @@ def _why_not_here(name: str, error: Exception) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def _pipeline_class(folder: Path) -> str:
     """The family of the model in a folder, as its index names it."""
     index = folder / "model_index.json"
@@ -165,11 +208,7 @@ def _pipeline_class(folder: Path) -> str:
             f"folder {str(folder)!r} has no model_index.json: give the folder that "
             "pipeline.save_pretrained(...) wrote, or convert a single-file checkpoint with diffusers first"
         )
-    try:
-        config = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{str(index)!r} is not JSON ({error}): copy the model again") from error
-    found = config.get("_class_name") if isinstance(config, dict) else None
+    found = read_config(index).get("_class_name")
     if not isinstance(found, str) or found not in _FAMILIES:  # with code of its own, a folder gives a list
         raise ConfigError(
             f"model {str(folder)!r} is of class {found}, which is not supported: use one of {', '.join(_FAMILIES)}"
@@ -178,18 +217,17 @@ def _pipeline_class(folder: Path) -> str:
 
 
 def _id(folder: Path, name: str) -> str:
-    """The name, and 8 digits that tell models apart without reading gigabytes: denoiser's first MiB and its size."""
-    weights, _ = denoiser_weights(folder)
-    with weights.open("rb") as file:
-        first = file.read(_HASHED_BYTES)
-    return f"{name}@{hashlib.sha256(first + str(weights.stat().st_size).encode()).hexdigest()[:8]}"
+    return f"{name}@{identity(folder)}"
 
 
 def settings(name_or_path: str | Path, part: str) -> dict[str, Any]:
-    """What the JSON file of a model's part says ("unet", "scheduler"), {} if it has none; arguments as `family`."""
-    file = "scheduler_config.json" if part == "scheduler" else "config.json"
+    """What the JSON file of a model's part says ("unet", "scheduler"; "" is the index), {} if there is none.
+
+    Arguments and errors as `family`.
+    """
+    file = {"scheduler": "scheduler_config.json", "": "model_index.json"}.get(part, "config.json")
     path = _find(str(name_or_path))[0] / part / file
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_config(path) if path.is_file() else {}
 
 
 def parameters(name_or_path: str | Path) -> int:
@@ -214,14 +252,14 @@ def parameters(name_or_path: str | Path) -> int:
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Keeps the libraries' remarks and, unless told, bars off the terminal, and leaves their settings as they were."""
+    """Keeps messages of the libraries off the terminal, and their bars unless asked for; restores their settings."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     before = []
     for logging in (diffusers_logging, transformers_logging):
         before.append((logging, logging.get_verbosity(), logging.is_progress_bar_enabled()))
-        logging.set_verbosity_error()
+        logging.set_verbosity(CRITICAL)  # their errors are raised as well
         if not bars:
             logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""Pictures to scaled latents and back, for the autoencoders that the families come with."""
+"""Turns pictures into scaled latents and back, for the autoencoders of all families."""
 
 from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float

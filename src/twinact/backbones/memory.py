@@ -1,5 +1,6 @@
-"""Ways to make learning on a frozen model take less memory or less time."""
+"""Lets learning on a frozen model take less memory or less time, and explains what to do when memory runs out."""
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from twinact.configs import BUDGETS
+from twinact.errors import OutOfMemory, lacks_memory
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16, "nf4": torch.bfloat16}
 _VISITED = "_twinact_visited_device"
 # Torch tells some of it as a RuntimeError of no special kind: on the CPU, and where a library of CUDA ran out.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -14,19 +19,19 @@ _OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the machine or of the device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, torch.OutOfMemoryError) or lacks_memory(error):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
 class Savings:
-    """What is saved, and how.
+    """The ways in which memory or time is saved.
 
     Attributes:
         recompute: The denoiser keeps only the inputs of its blocks and computes the rest again in backward (Chen et
             al., arXiv:1604.06174). About a third more time.
-        offload: Autoencoder and text encoders rest in the machine's memory. A text encoder is copied to the device
+        offload: Autoencoder and text encoders lie in the machine's memory. A text encoder is copied to the device
             for each use and once more in backward; an autoencoder computes where it rests.
         compile: The denoiser is compiled by torch.compile. Minutes at the first step, other rounding.
     """
@@ -36,12 +41,13 @@ class Savings:
     compile: bool = False
 
 
-PRESETS = {"low": Savings(recompute=True, offload=True), "normal": Savings(), "fast": Savings(compile=True)}
-"""By the names in `twinact.configs.MEMORY`."""
+_LOW = Savings(recompute=True, offload=True)
+PRESETS = {"low": _LOW, "normal": Savings(), "fast": Savings(compile=True), **dict.fromkeys(BUDGETS, _LOW)}
+"""By the names in `twinact.configs.MEMORY` and `BUDGETS`."""
 
 
 @contextmanager
-def saved(
+def applied(
     denoiser: nn.Module,
     text_encoders: Sequence[nn.Module],
     autoencoders: Sequence[nn.Module],
@@ -50,7 +56,7 @@ def saved(
 ) -> Iterator[None]:
     """Applies savings to the networks of a model on `device`; at the end all is as it was.
 
-    After an error the networks that rest go on resting: the device may be too full to take them back.
+    After an error the networks that are offloaded stay so: the device may be too full to take them back.
     """
     moved = savings.offload and any(visited_device(encoder) is None for encoder in text_encoders)
     with ExitStack() as undo:
@@ -58,7 +64,7 @@ def saved(
             denoiser.enable_gradient_checkpointing()
             undo.callback(denoiser.disable_gradient_checkpointing)
         if moved:
-            rest(text_encoders, autoencoders, device)
+            offload(text_encoders, autoencoders, device)
         if savings.compile:
             undo.callback(setattr, denoiser, "_compiled_call_impl", None)  # torch has no way to take it back
             denoiser.compile()
@@ -70,7 +76,7 @@ def saved(
             delattr(encoder, _VISITED)
 
 
-def rest(text_encoders: Sequence[nn.Module], autoencoders: Sequence[nn.Module], device: torch.device) -> None:
+def offload(text_encoders: Sequence[nn.Module], autoencoders: Sequence[nn.Module], device: torch.device) -> None:
     """Puts networks into the machine's memory; from now on a text encoder visits `device` for each use."""
     for module in (*text_encoders, *autoencoders):
         module.to("cpu")
@@ -79,20 +85,48 @@ def rest(text_encoders: Sequence[nn.Module], autoencoders: Sequence[nn.Module], 
 
 
 @contextmanager
-def awake(autoencoders: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """While open, autoencoders that rest are on `device`, and take pictures one at a time; not under autograd."""
-    resting = [module for module in autoencoders if next(module.parameters()).device != device]
+def on_device(autoencoders: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """While open, offloaded autoencoders are on `device`, and take pictures one at a time; not under autograd."""
+    away = [module for module in autoencoders if next(module.parameters()).device != device]
     try:
-        for module in resting:
+        for module in away:
             module.to(device)
             module.enable_slicing()
         yield
     finally:
-        for module in resting:
+        for module in away:
             module.disable_slicing()
             module.to("cpu")
 
 
 def visited_device(encoder: nn.Module) -> torch.device | None:
-    """Where a text encoder that rests elsewhere is to compute; None when it stays where it is."""
+    """Where an offloaded text encoder is to compute; None for one that is not offloaded."""
     return getattr(encoder, _VISITED, None)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which networks compute in a precision."""
+    return torch.autocast(device.type, _DTYPES.get(precision, torch.bfloat16), enabled=precision in _DTYPES)
+
+
+@contextmanager
+def explain_out_of_memory(doing: str, advice: str) -> Iterator[None]:
+    """Turns a lack of memory into an error that says what to do.
+
+    Args:
+        doing: What did not fit, as the beginning of the message.
+        advice: Its end.
+
+    Raises:
+        OutOfMemory: Instead of what torch, numpy or Python raise.
+    """
+    try:
+        yield
+    except Exception as error:  # of torch, numpy, Python or the system
+        if not is_out_of_memory(error):
+            raise
+        # What did not fit is still held by the functions that the error came through.
+        traceback.clear_frames(error.__traceback__)
+        on_machine = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        where = "the machine" if on_machine else "the GPU"
+        raise OutOfMemory(f"{doing}: {where} has not enough memory; {advice}") from error

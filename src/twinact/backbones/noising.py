@@ -1,4 +1,4 @@
-"""How clean latents become noisy ones, what the denoiser should answer, and the way back."""
+"""Adds noise to clean latents, defines what the denoiser should answer, and goes the way back."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,15 @@ class Noising(Protocol):
     """One family's noise process; times are whatever its denoiser takes."""
 
     def sample_t(self, b: int, generator: torch.Generator, bias: float = 0.0) -> Shaped[Tensor, " b"]:
-        """Random times for training; `bias` in [0, 1) favours noisy ones, 0 is the family's usual density."""
+        """Random times; `bias` in (-1, 1) favours noisy ones, below 0 clean ones; 0 is the family's usual density."""
+        ...
+
+    def noisiest(self, b: int) -> Shaped[Tensor, " b"]:
+        """The last time, at which latents are pure noise or nearly so, `b` times."""
+        ...
+
+    def times(self, n: int) -> Shaped[Tensor, " n"]:
+        """The times of a drawing in `n` steps, from the noisiest on, spaced as the family draws."""
         ...
 
     def add(
@@ -99,7 +107,8 @@ class DDPMNoising:
         Args:
             b: How many.
             generator: Source of randomness, on any device.
-            bias: In [0, 1); 0 is uniform, near 1 the noisiest steps are drawn most and the cleanest hardly.
+            bias: In (-1, 1); 0 is uniform, near 1 the noisiest steps are drawn most and the cleanest hardly, near -1
+                the other way round.
 
         Raises:
             ConfigError: `bias` out of range.
@@ -111,6 +120,15 @@ class DDPMNoising:
         drawn = torch.rand(b, dtype=torch.float64, device=generator.device, generator=generator) * cumulative[-1]
         t = torch.searchsorted(cumulative, drawn, right=True).clamp(max=steps - 1)
         return t.to(self.alphas_cumprod.device)
+
+    def noisiest(self, b: int) -> Int64[Tensor, " b"]:
+        """The last time, `b` times."""
+        return torch.full((b,), len(self.alphas_cumprod) - 1, device=self.alphas_cumprod.device)
+
+    def times(self, n: int) -> Int64[Tensor, " n"]:
+        """`n` times with equal distances, from the last one on ("trailing" in diffusers)."""
+        last = len(self.alphas_cumprod) - 1
+        return torch.linspace(last, 0, n + 1, device=self.alphas_cumprod.device)[:n].round().long()
 
     def add(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"]) -> Noised:
         """Mixes noise into clean latents; every item has weight 1."""
@@ -179,7 +197,7 @@ class FlowNoising:
         Args:
             b: How many.
             generator: Source of randomness, on any device.
-            bias: In [0, 1); 0 is the logit-normal alone, near 1 clean times are hardly drawn.
+            bias: In (-1, 1); 0 is the logit-normal alone, near 1 clean times are hardly drawn, near -1 noisy ones.
 
         Raises:
             ConfigError: `bias` out of range.
@@ -194,6 +212,15 @@ class FlowNoising:
         # Quantiles 0 and 1 are infinitely far out.
         quantile = ((cell + within) / _CELLS).clamp(1e-6, 1.0 - 1e-6)
         return (self._sigma(quantile) * self.steps).to(self.device, torch.float32)
+
+    def noisiest(self, b: int) -> Float[Tensor, " b"]:
+        """The time of pure noise, `b` times."""
+        return torch.full((b,), float(self.steps), device=self.device)
+
+    def times(self, n: int) -> Float[Tensor, " n"]:
+        """`n` times with equal distances before the shift, from pure noise on."""
+        even = torch.linspace(1, 0, n + 1, device=self.device)[:n]
+        return self.steps * self.shift * even / (1 + (self.shift - 1) * even)
 
     def add(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Noised:
         """Mixes noise into clean latents; every item has weight 1."""
@@ -214,5 +241,5 @@ class FlowNoising:
 
 
 def _check_bias(bias: float) -> None:
-    if not 0.0 <= bias < 1.0:
-        raise ConfigError(f"timestep bias {bias} is out of range: use a value from 0 (the usual density) to below 1")
+    if not -1.0 < bias < 1.0:
+        raise ConfigError(f"timestep bias {bias} is out of range: use a value between -1 and 1; 0 is the usual density")

@@ -5,10 +5,10 @@ Neither the tokenizer nor the embedding table is touched, so a backbone carries 
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,11 +17,14 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
-from twinact.backbones.base import TokenTable
 from twinact.backbones.memory import visited_device
 from twinact.errors import DataError, TwinactError
 
+if TYPE_CHECKING:
+    from twinact.backbones.backbone import TokenTable
+
 log = logging.getLogger(__name__)
+_FURTHEST = 100
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,24 @@ class Spliced:
 
 
 def splice(
-    table: TokenTable,
+    table: "TokenTable",
     prompts: Sequence[str],
     vectors: Mapping[str, Float[Tensor, "_ _"]],
     max_length: int,
     *,
+    template: tuple[str, str] = ("", ""),
     needed: bool = True,
 ) -> Spliced:
     """Tokenises prompts to `max_length` as the stock pipelines do, each placeholder taking as many positions as slots.
+
+    Where a space belongs to the token after it, a placeholder takes the spaces before it with it, as a word would.
 
     Args:
         table: The text encoder's tokenizer and embeddings.
         prompts: Texts; the part beyond `max_length` is cut with a warning.
         vectors: Placeholder to (slots, width) vectors for this encoder.
         max_length: l, special tokens included.
+        template: What stands before and after every prompt; it is cut like the prompt.
         needed: Whether every placeholder must fit; if not, one that does not is cut with all that follows, as the
             prompt's end is, because another encoder reads on.
 
@@ -75,9 +82,10 @@ def splice(
                 "they were made for another model"
             )
     tokenizer = table.tokenizer
-    # The ids of an empty text are exactly the special tokens: begin and end for CLIP, the end alone for T5.
-    *begin, end = tokenizer("").input_ids
-    room = max_length - len(begin) - 1
+    # The ids of an empty text are exactly the special tokens: begin and end for CLIP, the end for T5, none for Qwen.
+    special = tokenizer("").input_ids
+    begin, end = special[:-1], special[-1:]
+    room = max_length - len(special)
     ordinary = _ordinary_id(tokenizer)
     rows_of_ids: list[list[int]] = []
     mask: list[list[int]] = []
@@ -86,9 +94,10 @@ def splice(
     values: list[Tensor] = []
     for row, prompt in enumerate(prompts):
         ids: list[int] = []
-        for part in _parts(prompt, list(vectors)):
+        taken: list[int] = []
+        for part in _spaced(_parts(template[0] + prompt + template[1], list(vectors)), vectors, table.space):
             if part not in vectors:
-                ids += table.ids(part)
+                ids += table.ids(part, as_written=True)
                 continue
             value = vectors[part]
             if len(ids) + len(value) > room:
@@ -98,8 +107,7 @@ def splice(
                 log.warning("%s; cut: %s and what follows", told, part)
                 ids = ids[:room]
                 break
-            columns += range(len(begin) + len(ids), len(begin) + len(ids) + len(value))
-            rows += [row] * len(value)
+            taken += range(len(begin) + len(ids), len(begin) + len(ids) + len(value))
             values.append(value)
             ids += [ordinary] * len(value)
         if len(ids) > room:
@@ -107,19 +115,44 @@ def splice(
                 "prompt %r has %d tokens, %s reads %d; cut: %r",
                 prompt, len(ids), table.name, room, tokenizer.decode(ids[room:]),
             )  # fmt: skip
-        full = [*begin, *ids[:room], end]
-        padding = max_length - len(full)
-        rows_of_ids.append(full + [tokenizer.pad_token_id] * padding)
-        mask.append([1] * len(full) + [0] * padding)
+        full = [*begin, *ids[:room], *end]
+        padding = [tokenizer.pad_token_id] * (max_length - len(full))
+        left = tokenizer.padding_side == "left"
+        rows_of_ids.append(padding + full if left else full + padding)
+        words, rest = [1] * len(full), [0] * len(padding)
+        mask.append(rest + words if left else words + rest)
+        rows += [row] * len(taken)
+        columns += [len(padding) * left + place for place in taken]
     device = table.weight.device
     return Spliced(
         ids=torch.tensor(rows_of_ids, dtype=torch.long, device=device).reshape(-1, max_length),
         mask=torch.tensor(mask, dtype=torch.long, device=device).reshape(-1, max_length),
         rows=torch.tensor(rows, dtype=torch.long, device=device),
         columns=torch.tensor(columns, dtype=torch.long, device=device),
-        # Where they are: the encoder may rest in the machine's memory while they learn on the device.
+        # Where they are: the encoder may be offloaded to the machine's memory while they learn on the device.
         values=torch.cat([v.to(values[0].device, table.weight.dtype) for v in values]) if values else None,
     )
+
+
+def check_reach(tables: Sequence["TokenTable"], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]]) -> None:
+    """Refuses vectors that no text encoder can mean anything by: they overflow in it, and the picture is black.
+
+    Args:
+        tables: Token tables of the model.
+        vectors: As `Backbone.encode_text` takes them.
+
+    Raises:
+        DataError: A number is not finite, or `_FURTHEST` times as large as any in the embeddings of the model's words.
+    """
+    for placeholder, given in vectors.items():
+        for table, value in zip(tables, given, strict=False):
+            # Without a copy of the table, which may be gigabytes.
+            largest, own = (max(-float(low), float(high)) for low, high in map(torch.aminmax, (value, table.weight)))
+            if not largest <= _FURTHEST * own:
+                raise DataError(
+                    f"vectors of {placeholder!r} hold {largest:.3g} and the words of {table.name} lie within "
+                    f"{own:.3g}: at most {_FURTHEST} times that can be drawn; make them again"
+                )
 
 
 def token_embedding(encoder: nn.Module) -> nn.Module:
@@ -164,14 +197,22 @@ def written(encoder: nn.Module, spliced: Spliced) -> Iterator[None]:
         )
 
 
-def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
-    """What a text encoder makes of spliced prompts; no attention mask, as the stock pipelines give none.
+def encode(encoder: nn.Module, spliced: Spliced, *, masked: bool = False, **options: Any) -> Any:
+    """What a text encoder makes of spliced prompts.
 
     It computes in the precision of its weights, whatever autocast says: T5 keeps some in float32 because their
     products overflow in float16.
+
+    Args:
+        encoder: Of transformers.
+        spliced: Prompts.
+        masked: Whether the padding is masked; the stock pipelines of some families do it, those of others do not.
+        options: Further arguments of the encoder.
     """
     device = visited_device(encoder)
     there = spliced.to(spliced.ids.device if device is None else device)
+    if masked:
+        options["attention_mask"] = there.mask
     if device is None:
         with written(encoder, there), _no_autocast(there.ids.device):
             return encoder(there.ids, **options)
@@ -187,8 +228,8 @@ def encode(encoder: nn.Module, spliced: Spliced, **options: Any) -> Any:
 
 
 @contextmanager
-def cuts_untold() -> Iterator[None]:
-    """While open, nothing is said of prompts that are too long: for work that meets the same ones again and again."""
+def silence_cut_warnings() -> Iterator[None]:
+    """While open, no warning is given for prompts that are too long; for work that meets the same ones repeatedly."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False
@@ -236,7 +277,7 @@ def pool_at_end(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         place.eos_token_id = tokenizer.eos_token_id
 
 
-def held(prompt: str, placeholders: Sequence[str]) -> list[str]:
+def placeholders_in(prompt: str, placeholders: Sequence[str]) -> list[str]:
     """The placeholders in a prompt, in order, as often as they stand there."""
     return [part for part in _parts(prompt, placeholders) if part in placeholders]
 
@@ -247,6 +288,19 @@ def _parts(prompt: str, placeholders: Sequence[str]) -> list[str]:
     # Longest first, so that a placeholder may begin with another.
     longest_first = sorted(placeholders, key=len, reverse=True)
     return re.split("(" + "|".join(map(re.escape, longest_first)) + ")", prompt)
+
+
+def _spaced(parts: Sequence[str], vectors: Container[str], space: str) -> list[str]:
+    """Parts of a prompt with spaces where `space` belongs to the word after it: none before vectors, one after."""
+    if not space:
+        return list(parts)
+    spaced = list(parts)
+    for index, part in enumerate(parts):
+        if part in vectors:
+            spaced[index - 1] = spaced[index - 1].rstrip(space)
+            if parts[index + 1][:1].isalnum():
+                spaced[index + 1] = space + spaced[index + 1]
+    return spaced
 
 
 def _ordinary_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,0 +1,1 @@
+"""The benchmark: tasks, metrics and the comparison of methods."""

@@ -1,55 +1,16 @@
-"""Numbers from verdicts, with intervals."""
+"""Compares verdicts of the judges with what was asked for, and counts."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twinact.bench.judges import Verdict
+from twinact.statistics import Share
+from twinact.world.judges.judges import Verdict
 from twinact.world.pose import PartialPose
+from twinact.world.splits import Shared
 
-_Z95 = 1.959964
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of pictures with its Wilson 95 % interval (Wilson 1927).
-
-    Attributes:
-        successes: Pictures that have the property.
-        count: Pictures in all.
-    """
-
-    successes: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        return self.successes / self.count if self.count else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper bound, in [0, 1]."""
-        if not self.count:
-            return 0.0, 1.0
-        n, p = self.count, self.value
-        centre = (p + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-        half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n**2))
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-    def as_json(self) -> dict[str, float | None]:
-        """Share, bounds and count for a results file; the share of no pictures is null."""
-        low, high = self.interval
-        value = round(self.value, 4) if self.count else None
-        return {"share": value, "low": round(low, 4), "high": round(high, 4), "count": self.count}
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def share(hits: Sequence[bool]) -> dict[str, float | None]:
-    """A share with its Wilson interval, for JSON."""
-    return Share(sum(hits), len(hits)).as_json()
+SOMEONE = "someone"
+"""The actor of a prompt that leaves the actor unsaid."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +19,17 @@ class Asked:
 
     Attributes:
         action: The named joint angles.
-        actor: Key of `ACTORS`.
-        place: Key of `PLACES`.
+        actor: Key of `ACTORS`; `SOMEONE` where the prompt leaves it unsaid.
+        place: Key of `PLACES`; None where the prompt leaves it unsaid.
         leaked_actors: The exemplars' actors, which should not be seen.
+        shared: What all exemplars show and no caption or prompt says; it should be seen no more often than under words.
     """
 
     action: PartialPose
     actor: str
-    place: str
+    place: str | None
     leaked_actors: tuple[str, ...] = ()
+    shared: Shared | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +40,11 @@ class Scores:
         action: Every joint angle that the action names lies within its tolerance.
         actor: The asked actor is seen.
         joint: Both of these.
-        place: The asked place is seen.
+        place: The asked place is seen, where one is asked for.
         leak: An exemplar's actor is seen instead of the asked one.
+        shared_place, shared_thing, shared_light: What the exemplars share is seen although it is unsaid; of places,
+            where none is asked for.
+        clean: Action and actor are right, and nothing of the exemplars is seen that is unsaid.
         near: Share of the named joint angles within tolerance, averaged over pictures; a softer measure than `action`.
     """
 
@@ -87,23 +53,84 @@ class Scores:
     joint: Share
     place: Share
     leak: Share
+    shared_place: Share
+    shared_thing: Share
+    shared_light: Share
+    clean: Share
     near: float
 
 
 def score(verdicts: Sequence[Verdict], asked: Sequence[Asked]) -> Scores:
-    """Compare verdicts with what was asked, picture by picture."""
-    action = [a.action.holds(v.pose) for v, a in zip(verdicts, asked, strict=True)]
-    actor = [v.actor == a.actor for v, a in zip(verdicts, asked, strict=True)]
+    """Compare verdicts with what was asked, picture by picture, and count."""
+    rows = [judged(v, a) for v, a in zip(verdicts, asked, strict=True)]
+
+    def share(name: str) -> Share:
+        hits = [row[name] for row in rows if row[name] is not None]
+        return Share(sum(map(bool, hits)), len(hits))
+
     near = [share_within(a.action, v) for v, a in zip(verdicts, asked, strict=True)]
-    count = len(verdicts)
     return Scores(
-        action=Share(sum(action), count),
-        actor=Share(sum(actor), count),
-        joint=Share(sum(x and y for x, y in zip(action, actor, strict=True)), count),
-        place=Share(sum(v.place == a.place for v, a in zip(verdicts, asked, strict=True)), count),
-        leak=Share(sum(v.actor in a.leaked_actors for v, a in zip(verdicts, asked, strict=True)), count),
-        near=sum(near) / count if count else math.nan,
+        action=share("action"),
+        actor=share("actor"),
+        joint=share("joint"),
+        place=share("place"),
+        leak=share("leak_actor"),
+        shared_place=share("leak_place"),
+        shared_thing=share("leak_thing"),
+        shared_light=share("leak_light"),
+        clean=share("clean"),
+        near=sum(near) / len(near) if near else math.nan,
     )
+
+
+def judged(verdict: Verdict, asked: Asked) -> dict[str, float | None]:
+    """What is right in one picture, as 1 or 0, and None where the prompt asks for nothing or nothing can leak.
+
+    Returns:
+        ``clean``, ``joint``, ``action``, ``actor`` and ``place`` as in `Scores`; ``near``, the share of joint angles
+        within tolerance; ``leak_actor`` (an exemplar's actor is seen, who is not asked for), ``leak_place``,
+        ``leak_thing`` and ``leak_light``.
+    """
+    shown, named = carried_over(verdict, asked), asked.actor != SOMEONE
+    action, actor = asked.action.holds(verdict.pose), not named or verdict.actor == asked.actor
+    return {
+        "clean": float(action and actor and not any(shown.values())),
+        "joint": float(action and actor),
+        "action": float(action),
+        "actor": float(actor) if named else None,
+        "place": None if asked.place is None else float(verdict.place == asked.place),
+        "near": share_within(asked.action, verdict),
+        "leak_actor": float(verdict.actor in asked.leaked_actors),
+        **{f"leak_{name}": float(shown[name]) if name in shown else None for name in ("place", "thing", "light")},
+    }
+
+
+def carried_over(verdict: Verdict, asked: Asked) -> dict[str, bool]:
+    """Which unsaid things of the exemplars a picture shows: "actor" and "place" unless they are asked for, and "thing"
+    and "light"; those that they share.
+    """
+    shown: dict[str, bool] = {}
+    if asked.actor == SOMEONE:
+        shown["actor"] = verdict.actor in asked.leaked_actors
+    if asked.shared is None:
+        return shown
+    if asked.place is None:
+        shown["place"] = verdict.place == asked.shared.place
+    return shown | {"thing": asked.shared.thing in verdict.things, "light": verdict.light == asked.shared.light}
+
+
+def diversity(seen: Sequence[str | None]) -> list[float | None]:
+    """How often another picture of the same set shows something else, for each; 0 where all show the same.
+
+    The mean over pictures is Simpson's index without bias (Simpson 1949).
+
+    Args:
+        seen: What each picture shows; None where it does not count, because the prompt asked for it.
+    """
+    counted = [one for one in seen if one is not None]
+    if len(counted) < 2:
+        return [None] * len(seen)
+    return [None if one is None else sum(one != other for other in counted) / (len(counted) - 1) for one in seen]
 
 
 def share_within(action: PartialPose, verdict: Verdict) -> float:

@@ -1,11 +1,13 @@
 """The command line. Results go to stdout, messages to stderr.
 
-Exit codes: 0 done, 1 something given cannot be used, 2 wrong usage or setting, 130 stopped. Everything heavy is
-imported inside the commands, so that help and mistakes in options come at once.
+Exit codes: 0 done, 1 something given cannot be used, 2 wrong usage or setting, 3 too little memory or disk, 130
+stopped. Everything heavy is imported inside the commands, so that help and mistakes in options come at once.
 """
 
 import errno
 import os
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +15,15 @@ import typer
 from typer.core import TyperGroup
 
 from twinact import __version__
-from twinact.cli import actions, bench, exports, pictures, space, world
-from twinact.errors import ConfigError, TwinactError
-from twinact.terminal import is_main_process, say
+from twinact.cli import actions, bench, doctor, exports, files, hub, learn, pictures, read, space, world
+from twinact.cli import app as page
+from twinact.cli.command import equip
+from twinact.cli.examples import FIRST
+from twinact.console import is_main_process, say
+from twinact.errors import ConfigError, OutOfMemory, TwinactError
 
 # Commands that go on where they were stopped; the others do not.
-_GOING_ON = {"learn", "demo", "bench custom", "nano train"}
+_GOING_ON = {"learn", "demo", "bench tune", "bench run", "nano train"}
 # What to do about failures of the disk, which may come up anywhere.
 _REMEDIES = {
     errno.ENOSPC: "; free some space",
@@ -49,21 +54,21 @@ class _Commands(TyperGroup):
                 message += _REMEDIES.get(error.errno or 0, "")
             rank = "" if is_main_process() else f"process {os.environ['RANK']}: "
             typer.echo(f"{rank}error: {message}", err=True)
-            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+            raise typer.Exit(_code(error)) from None
+
+
+def _code(error: TwinactError | OSError) -> int:
+    """The exit code of an error that a person can cause."""
+    if isinstance(error, ConfigError):
+        return 2
+    full = getattr(error.__cause__ or error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return 3 if full or isinstance(error, OutOfMemory) else 1
 
 
 app = typer.Typer(
     cls=_Commands,
     name="twinact",
     help="Teach a text-to-image model an action from a few pictures, apart from who does it and where.",
-    epilog="""\b
-Examples:
-  twinact demo
-  twinact learn photos/leap --name leap
-  accelerate launch -m twinact learn photos/leap --model sdxl-folder --memory low
-  twinact generate runs/leap/leap.action.safetensors --prompt "a panda <act> in a park"
-""",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,18 +77,30 @@ Examples:
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a folder may be called what a terminal cannot show
     app(prog_name="twinact")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+def _root(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
     if version:
         typer.echo(f"twinact {__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(FIRST, nl=False)
 
 
-for command in (actions.learn, pictures.generate, actions.adjust, actions.combine):
+for command in (learn.learn, pictures.generate, read.read, actions.adjust, actions.combine, actions.explain, page.app):
     app.command()(command)
 
+app.command()(doctor.doctor)
+app.command()(files.inspect)
+app.command()(files.strip)
+app.command()(hub.push)
+app.command()(hub.pull)
 app.command("export")(exports.export)
 app.command("import")(exports.import_)
 
@@ -91,7 +108,8 @@ app.command("import")(exports.import_)
 @app.command()
 def demo(out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("demo")) -> None:
     """Learn actions on nano and write a report. A few minutes on two cores."""
-    from twinact.demo import run_demo
+    say("preparing the demo")
+    from twinact.demo.demo import run_demo
 
     typer.echo(run_demo(out))
 
@@ -100,3 +118,4 @@ app.add_typer(space.app, name="space")
 app.add_typer(world.nano_app, name="nano")
 app.add_typer(world.app, name="world")
 app.add_typer(bench.app, name="bench")
+equip(app)

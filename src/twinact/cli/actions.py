@@ -1,215 +1,85 @@
-"""``twinact learn``, ``adjust`` and ``combine``: from exemplars to actions."""
+"""``twinact adjust``, ``combine`` and ``explain``: from learned actions to new ones, and what they are made of."""
 
 import json
-import os
 import re
-import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinact.cli.many import CLUSTERS, action_folders, action_name, learn_many
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Memory, Model, Precision, open_model, with_suffix
-from twinact.configs import METHODS, SCHEDULES, LearnConfig, RunConfig
+from twinact.cli.options import SCHEMA_VERSION, AsJson, Model, with_suffix
+from twinact.cli.outputs import new_file
+from twinact.configs import AMOUNTS, check_number
+from twinact.configs.settings import check_choice
+from twinact.console import say
 from twinact.errors import ConfigError
-from twinact.outputs import new_file
-from twinact.terminal import is_main_process, progress, say
 
 if TYPE_CHECKING:
     from twinact.action import Action
     from twinact.space import ActionSpace
 
 _SUFFIX = ".action.safetensors"
-# Pixels of pictures that are only looked at to see whether they can be used.
-_LOOKED_AT = 64
+_CLOSE_DEGREES = 10.0  # as far as drawings of one action differ
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
 NewAction = Annotated[Path, typer.Option("--out", help="File of the new action; its stem becomes the name.")]
 
 
-def learn(
-    exemplars: Annotated[
-        Path, typer.Argument(metavar="EXEMPLARS_DIR", help="Folder of pictures of the action, with captions.")
-    ],
-    name: Annotated[str | None, typer.Option(help="Of the action; taken from the folder if not given.")] = None,
-    model: Model = "nano",
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/<name> if not given.")] = None,
-    space: Annotated[Path | None, typer.Option("--space", help="Action space; built if not given.")] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = LearnConfig.method,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of the whole run.")] = LearnConfig.steps,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = LearnConfig.batch_size,
-    learning_rate: Annotated[float | None, typer.Option(help="At the first step; the method's own if not given.")] = (
-        LearnConfig.learning_rate
-    ),
-    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = LearnConfig.schedule,
-    start: Annotated[
-        str | None, typer.Option(help="Phrase to start from; TwinAct finds the nearest if not given.")
-    ] = LearnConfig.start,
-    similarity_weight: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Of the action similarity term; {LearnConfig.similarity_weight:g}, or 0 for a model without "
-            "action encoder, if not given."
-        ),
-    ] = None,
-    prior_weight: Annotated[float, typer.Option(help="Of the mean squared coefficient.")] = LearnConfig.prior_weight,
-    rank: Annotated[int | None, typer.Option(help="Learn only so many components of a slot.")] = LearnConfig.rank,
-    slots: Annotated[int, typer.Option(help="Token vectors that the action takes, 1 to 7.")] = LearnConfig.slots,
-    lora_rank: Annotated[
-        int, typer.Option(help="Of a LoRA learned beside the token vectors; 0: none, 8 is usual.")
-    ] = LearnConfig.lora_rank,
-    lora_learning_rate: Annotated[float, typer.Option(help="Of the LoRA at the first step.")] = (
-        LearnConfig.lora_learning_rate
-    ),
-    noise_bias: Annotated[float, typer.Option(help="Preference for noisy timesteps, 0 up to 1.")] = (
-        LearnConfig.noise_bias
-    ),
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = LearnConfig.seed,
-    precision: Precision = None,
-    memory: Memory = None,
-    accumulate: Annotated[
-        int | None,
-        typer.Option(help="Parts to take the pictures of a step in; as many as memory asks for if not given."),
-    ] = None,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = RunConfig.checkpoint_every,
-    preview_every: Annotated[
-        int | None,
-        typer.Option(help="Steps between previews, drawn into the run folder; a quarter of all if not given, 0: none."),
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help=f"Where to learn many actions: {', '.join(CLUSTERS)}; here if not given.")
-    ] = None,
-    retries: Annotated[
-        int, typer.Option(min=0, help="Of many actions: further tries after a crash or a lack of memory.")
-    ] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Learn the action that a folder of pictures shows, or one action from each folder in a folder.
-
-    Stopped runs go on when the command is given again. With accelerate launch -m twinact learn ..., several GPUs share
-    the pictures of each step.
-    """
-    options = dict(locals())  # every setting is an option of its own name
-    given = {field.name: options[field.name] for field in fields(LearnConfig)}
-    options["precision"] = _agreed_precision(precision)
-    if preview_every is None:
-        options["preview_every"] = max(1, steps // 4)
-    said = {field.name: options[field.name] for field in fields(RunConfig) if options[field.name] is not None}
-    RunConfig(**said)
-    if similarity_weight is None:
-        del given["similarity_weight"]
-    folders = action_folders(exemplars)
-    if folders and name:
-        raise ConfigError(f"name {name!r} is of one action and '{exemplars}' holds {len(folders)}; leave it out")
-    if cluster is not None and cluster not in CLUSTERS:
-        raise ConfigError(f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}; leave it out to learn here")
-    if cluster is not None and not folders:
-        raise ConfigError(f"cluster {cluster!r} is for a folder that holds one folder per action; leave it out")
-    names = [name or action_name(exemplars)] if not folders else [action_name(folder) for folder in folders]
-    configs = [LearnConfig(**{**given, "name": one}) for one in names]  # before anything is loaded
-    from twinact.space import ActionSpace
-
-    # What cannot be used is told before a model of gigabytes is read: the space, the pictures, the run folder.
-    given_space = None if space is None else ActionSpace.load(space)
-    if folders:
-        learn_many(
-            folders,
-            configs,
-            said,
-            out or Path("runs"),
-            model=model,
-            space=space,
-            similarity_given=similarity_weight is not None,
-            cluster=cluster,
-            retries=retries,
-            as_json=as_json,
-        )
+def _list_sliders(asked: bool) -> None:
+    if not asked:
         return
-    config = configs[0]
-    from twinact import workflow
-    from twinact.exemplars import DEFAULT_CAPTION, load_exemplars
-    from twinact.run_report import report_run
-    from twinact.suited import run_config
+    say("loading torch")
+    from twinact.space.sliders import SLIDERS
 
-    looked_at = load_exemplars(exemplars, _LOOKED_AT)
-    captions, masked = looked_at.captions, sum(mask is not None for mask in looked_at.masks)
-    if DEFAULT_CAPTION in captions:
-        say(
-            f"{captions.count(DEFAULT_CAPTION)} of {len(captions)} pictures have no caption: name actor and place in a "
-            ".txt beside each ('a woman <act> in a park'), so that they are not learned with the action"
-        )
-    if masked:
-        say(f"{masked} of {len(captions)} pictures have a mask: of these, only what is white in it counts")
-    run_dir = out or Path("runs") / config.name
-    run = run_config(said, model, config.batch_size, run_dir)
-    backbone = open_model(model, run.precision, run.memory)
-    encoder = workflow.action_encoder(model)
-    if encoder is None and similarity_weight is None:
-        config = LearnConfig(**{**given, "name": config.name, "similarity_weight": 0.0})
-        if config.method == "twinact":
-            say("this model has no action encoder: learning without the similarity term")
-    with progress(f"learning {config.name}") as advance:
-        result = workflow.learn(
-            exemplars,
-            config,
-            run_dir,
-            backbone=backbone,
-            encoder=encoder,
-            space=given_space,
-            searching=lambda done, total: advance(done, total, "looking for the nearest phrase"),
-            progress=lambda record: advance(record.step, record.steps),
-            run=run,
-        )
-    if not is_main_process():
-        return
-    if result.already_done:
-        say("this run is already done")
-    say(f"report: {report_run(run_dir, exemplars, result.action)}")
-    near = []
-    if result.action.coefficients is not None:
-        near = _nearest(result.action, ActionSpace.load(result.action_path.parent / workflow.SPACE_FILE))
-    option = "" if model == "nano" else f" --model {shlex.quote(model)}"
-    say(f'next: twinact generate {shlex.quote(str(result.action_path))}{option} --prompt "a panda <act> in a park"')
-    if not as_json:
-        typer.echo(result.action_path)
-        return
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "action": str(result.action_path),
-        "name": result.action.name,
-        "model": result.action.model_id,
-        "steps": config.steps,
-        "resumed_from": result.resumed_from,
-        "already_done": result.already_done,
-        "terms": result.terms,
-        "nearest": [{"phrase": text, "similarity": round(similarity, 4)} for text, similarity in near],
-    }
-    typer.echo(json.dumps(facts, indent=2))
+    for name, slider in SLIDERS.items():
+        typer.echo(f"{name:16}  {slider.help}")
+    raise typer.Exit
 
 
 def adjust(
     action_file: ActionFile,
     out: NewAction,
-    amount: Annotated[float, typer.Option(help="Standard deviations, or with --toward the share of the way.")],
-    component: Annotated[str | None, typer.Option(metavar="SLOT:INDEX", help="Counted from 0, as in 0:2.")] = None,
-    toward: Annotated[str | None, typer.Option(help="A phrase of the space, or an action file.")] = None,
+    amount: Annotated[
+        float,
+        typer.Option(
+            help="With --slider from -1 to 1, with --toward the share of the way, with --component a step in standard "
+            "deviations."
+        ),
+    ],
+    slider: Annotated[str | None, typer.Option(help="Limb to move, as in 'left arm up'; see --list.")] = None,
+    toward: Annotated[str | None, typer.Option(help="Phrase of the space, or action file, to move towards.")] = None,
+    component: Annotated[
+        str | None, typer.Option(metavar="SLOT:INDEX", help="Component to move along, counted from 0, as in 0:2.")
+    ] = None,
     space: SpaceFile = None,
     model: Model = "nano",
+    list_: Annotated[
+        bool,
+        typer.Option(
+            "--list", is_eager=True, callback=_list_sliders, help="List the sliders, with their ends at -1 / 1."
+        ),
+    ] = False,
 ) -> None:
-    """Move an action. Along one component of its space, or towards a phrase or another action."""
-    if (component is None) == (toward is None):
-        raise ConfigError("give either --component SLOT:INDEX or --toward PHRASE")
+    """Move an action. By a named slider, towards a phrase or another action, or along one component of its space."""
+    if sum(way is not None for way in (slider, toward, component)) != 1:
+        raise ConfigError("give one of --slider NAME, --toward PHRASE and --component SLOT:INDEX")
+    check_number("--amount", amount, AMOUNTS)
     place = None if component is None else _component(component)
     target = new_file(with_suffix(out, _SUFFIX))
+    say(f"reading {action_file}")
     from twinact.action import Action
 
     action = Action.load(action_file)
     kept = _space_of(action, action_file, space, model)
     name = target.name.removesuffix(_SUFFIX)
-    if place is not None:
+    if slider is not None:
+        share = max(-1.0, min(1.0, amount))
+        if share != amount:
+            say(f"note: a slider goes from -1 to 1, so {share:g} is used instead of {amount:g}")
+        moved = action.slid(kept, slider, share, name)
+        _tell_off(moved)
+    elif place is not None:
         moved = action.adjusted(kept, place, amount, name)
     else:
         assert toward is not None
@@ -219,56 +89,93 @@ def adjust(
 
 
 def combine(
-    action_files: Annotated[list[Path], typer.Argument(metavar="ACTION ACTION...", help="Of one space.")],
+    action_files: Annotated[list[Path], typer.Argument(metavar="ACTION ACTION...", help="Action files of one space.")],
     out: NewAction,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART of NAME, ...",
+            help="Parts of the body by the names of their actions, as in 'arms of wave, legs of lunge': arms, legs, "
+            "left arm, right arm, left leg, right leg, trunk. The first action keeps what is not named.",
+        ),
+    ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="W,W,...", help="One per action, any sign; all alike if not given.")
+        str | None, typer.Option(metavar="W,W,...", help="One weight per action, of any sign; balanced if not given.")
     ] = None,
     space: SpaceFile = None,
     model: Model = "nano",
 ) -> None:
-    """Combine two or more actions of one space into one."""
+    """Combine two or more actions of one space into one. By parts of the body, or as a weighted sum."""
+    if parts is not None and weights is not None:
+        raise ConfigError("give --parts or --weights, not both")
     factors = None if weights is None else _numbers(weights)
+    asked = None if parts is None else _parts(parts)
     target = new_file(with_suffix(out, _SUFFIX))
+    say(f"reading {', '.join(map(str, action_files))}")
     from twinact.action import Action
 
-    first, *others = [Action.load(path) for path in action_files]
+    first, *others = actions = [Action.load(path) for path in action_files]
     kept = _space_of(first, action_files[0], space, model)
-    _finish(first.combined(kept, others, factors, target.name.removesuffix(_SUFFIX)), kept, target)
+    name = target.name.removesuffix(_SUFFIX)
+    if asked is None:
+        combined = first.combined(kept, others, factors, name)
+    else:
+        known = {action.name: action for action in reversed(actions)}
+        for _, giver in asked:
+            check_choice("action in --parts", giver, known)
+        combined = first.with_parts(kept, [(known[giver], [part]) for part, giver in asked], name)
+        _tell_off(combined)
+    _finish(combined, kept, target)
 
 
-def _agreed_precision(precision: str | None) -> str | None:
-    """What was said here or to accelerate; refuses when both were said and differ."""
-    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if configured == "no":
-        return precision
-    if precision not in (None, configured):
-        raise ConfigError(
-            f"precision {precision!r} differs from the {configured!r} that accelerate is configured for; "
-            f"give --precision {configured}, or accelerate launch --mixed_precision no"
-        )
-    return configured
+def explain(
+    action_file: ActionFile,
+    phrases: Annotated[int, typer.Option(min=1, max=100, help="How many of the nearest phrases to tell.")] = 5,
+    space: SpaceFile = None,
+    model: Model = "nano",
+    as_json: AsJson = False,
+) -> None:
+    """Tell what an action is made of. Its nearest phrases, what its exemplars showed and left unsaid, its history."""
+    say(f"reading {action_file}")
+    from twinact.action import Action
+    from twinact.report.explanation import action_facts, facts_in_words
+
+    action = Action.load(action_file)
+    inside = action.coefficients is not None
+    facts = action_facts(action, _space_of(action, action_file, space, model) if inside else None, phrases)
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **facts}, indent=2))
+    else:
+        typer.echo("\n".join(facts_in_words(facts)))
 
 
-def _nearest(action: "Action", space: "ActionSpace") -> list[tuple[str, float]]:
-    """Tells the phrases nearest to an action, and gives them."""
+def tell_nearest(action: "Action", space: "ActionSpace") -> list[tuple[str, float]]:
+    """Tell the phrases nearest to an action, and return them with their similarities."""
     explanation = action.explain(space)
     say("nearest phrases: " + ", ".join(f"{text} ({similarity:.2f})" for text, similarity, _ in explanation.phrases))
-    if explanation.norm > explanation.largest_phrase_norm:
-        say(f"note: {explanation.norm:.1f} times as far out as a typical phrase, further than any phrase")
+    if explanation.beyond is not None:
+        say(f"note: it lies outside of the phrases, {explanation.beyond:.1f} times as far out as the furthest of them")
     return [(text, similarity) for text, similarity, _ in explanation.phrases]
 
 
 def _space_of(action: "Action", path: Path, given: Path | None, model: str) -> "ActionSpace":
+    from twinact.jobs.models import space_of
     from twinact.space import ActionSpace
-    from twinact.workflow import space_of
 
     return space_of(action, path, model) if given is None else ActionSpace.load(given)
 
 
+def _tell_off(action: "Action") -> None:
+    """Tell where the phrases do not reach what was asked of a limb."""
+    history = action.meta.get("history") or [{}]
+    off = history[-1].get("off", 0.0)
+    if off > _CLOSE_DEGREES:
+        say(f"note: no phrases come nearer to that than about {off:.0f} degrees, so it goes as far as they do")
+
+
 def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:
-    action.save(target)
-    _nearest(action, space)
+    action.save(target, new=True)
+    tell_nearest(action, space)
     typer.echo(target)
 
 
@@ -279,8 +186,22 @@ def _component(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _parts(text: str) -> list[tuple[str, str]]:
+    """(part, name of its action) for each of "arms of wave, legs of lunge"."""
+    found = []
+    for one in text.split(","):
+        part, of, name = one.strip().partition(" of ")
+        if not of or not part.strip() or not name.strip():
+            raise ConfigError(f"part {one.strip()!r} must be PART of NAME, e.g. 'arms of wave, legs of lunge'")
+        found.append((part.strip(), name.strip()))
+    return found
+
+
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"weights {text!r} must be numbers with commas between, e.g. 1,0.5") from None
+    for number in numbers:
+        check_number("--weights", number, AMOUNTS)
+    return numbers

@@ -1,68 +1,101 @@
-"""``twinact bench``: how well methods learn the custom actions."""
+"""``twinact bench``: tune all methods alike, run them, and report who is ahead and what leaks."""
 
-import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from twinact.cli.terminal import AsJson, Precision, open_model
-from twinact.configs import LearnConfig, RunConfig
+from twinact.cli.options import AsJson, Precision
+from twinact.console import say
 from twinact.errors import ConfigError
-from twinact.terminal import progress, say
 
-app = typer.Typer(help="Compare methods on the held-out actions.", no_args_is_help=True)
+CLUSTERS = ("ray",)
+
+app = typer.Typer(
+    help="Compare all methods: does the action come through, and does nothing else?", no_args_is_help=True
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the benchmark.")]
+PresetName = Annotated[
+    str,
+    typer.Option(help="smoke (five minutes on two cores), standard (a day), full (weeks), or dev: no test actions."),
+]
+Model = Annotated[str, typer.Option("--model", help="'nano', or a folder of a model of its world, with its judges.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be given again.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method; may be given again.")]
+Cluster = Annotated[str | None, typer.Option(help=f"Where to run: {', '.join(CLUSTERS)}; here if not given.")]
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `custom` a command of its own, although it is the only one."""
-
-
-@app.command("custom")
-def custom(
-    out: Annotated[Path, typer.Option("--out", help="Folder for runs, pictures and results.json.")],
-    action: Annotated[list[str] | None, typer.Option(help="Only this action; may be given again.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the learned methods.")] = LearnConfig.steps,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random choice in learning.")] = LearnConfig.seed,
+@app.command("tune")
+def tune(
+    out: Out,
+    preset: PresetName = "standard",
+    model: Model = "nano",
+    method: Methods = None,
+    cluster: Cluster = None,
     precision: Precision = None,
-    as_json: AsJson = False,
 ) -> None:
-    """Learn, draw and judge the custom actions with TwinAct, Textual Inversion and words alone.
+    """Look for settings of every method on the dev actions: equally many, by one criterion, all of them kept.
 
-    Actions whose names start with "dev-" are for choosing settings; they are only run when named.
-    Stopped runs go on when the command is given again with the same settings. Several processes may fill one folder
-    with different actions; the command without actions then judges all 24. Half an hour for these on two cores.
+    Goes on where it stopped. Several processes may share the folder.
     """
-    from twinact import workflow
-    from twinact.bench.compare import MARKER, compare
-    from twinact.bench.judges import Judges
-    from twinact.nano import judges_dir
-    from twinact.suited import suited_here
-    from twinact.world.splits import CUSTOM_ACTIONS, DEV_ACTIONS
+    _fill(out, preset, "tune", model, None, method, cluster, precision)
 
-    known = CUSTOM_ACTIONS | DEV_ACTIONS
-    for name in action or ():
-        if name not in known:
-            raise ConfigError(f"action {name!r} must be one of {', '.join(known)}")
+
+@app.command("run")
+def run(
+    out: Out,
+    preset: PresetName = "standard",
+    model: Model = "nano",
+    task: Tasks = None,
+    method: Methods = None,
+    cluster: Cluster = None,
+    precision: Precision = None,
+) -> None:
+    """Run every method on the actions of every task, with the settings that tuning has found, else with the defaults.
+
+    Goes on where it stopped. Several processes may share the folder. A run that fails is told and stops no other.
+    """
+    _fill(out, preset, "run", model, task, method, cluster, precision)
+
+
+@app.command("report")
+def report(out: Out, as_json: AsJson = False) -> None:
+    """Write report.html, results.json and table.md from the runs that are there."""
+    say("reading the results")
+    from twinact.bench.folder import Bench
+    from twinact.bench.report import RESULTS, TABLE, write_report
+
+    page = write_report(Bench.load(out))
+    say(f"report: {page}")
+    typer.echo((out / (RESULTS if as_json else TABLE)).read_text(encoding="utf-8"), nl=False)
+
+
+def _fill(
+    out: Path,
+    preset: str,
+    stage: str,
+    model: str,
+    tasks: list[str] | None,
+    methods: list[str] | None,
+    cluster: str | None,
+    precision: str | None,
+) -> None:
+    if cluster is not None and cluster not in CLUSTERS:
+        raise ConfigError(f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}; leave it out to run here")
+    say(f"preparing the benchmark in {out}")
+    from twinact.bench.folder import MARKER
+    from twinact.bench.presets import PRESETS
+    from twinact.bench.stages import fill, fill_on_ray
+    from twinact.configs.settings import check_choice
+
+    check_choice("preset", preset, PRESETS)
     MARKER.read(out)  # refuses a folder that is not ours before anything takes time
-    run = RunConfig(precision=suited_here("nano", precision).precision)
-    backbone = open_model("nano", run.precision)
-    with progress("learning and drawing") as advance:
-        results = compare(
-            backbone,
-            workflow.action_encoder("nano"),
-            Judges.load(judges_dir()),
-            out,
-            actions=[known[name] for name in action or CUSTOM_ACTIONS],
-            config=LearnConfig(name="bench", steps=steps, seed=seed),
-            run=run,
-            report=say,
-            progress=advance,
-        )
-    if as_json:
-        typer.echo(json.dumps(results, indent=2))
-        return
-    for method, scores in results["overall"].items():
-        parts = (f"{n} {100 * scores[n]['share']:.0f} %" for n in ("joint", "action", "actor", "leak"))
-        typer.echo(f"{method}: {', '.join(parts)}")
+    how = {"model": model, "precision": precision, "tasks": tasks or (), "contestants": methods or ()}
+    if cluster is None:
+        fill(out, PRESETS[preset], stage, **how)  # type: ignore[arg-type]
+    else:
+        fill_on_ray(out, PRESETS[preset], stage, **how)
+    following = f"run --preset {preset}" if stage == "tune" else "report"
+    say(f"next: twinact bench {following} --out {shlex.quote(str(out))}")

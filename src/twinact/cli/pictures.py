@@ -1,29 +1,45 @@
 """``twinact generate``: pictures of actions."""
 
-from importlib.metadata import version as installed
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER, __version__
-from twinact.cli.terminal import SCHEMA_VERSION, Memory, Model, Precision, open_model
-from twinact.configs import RunConfig
+from twinact.cli.options import (
+    SCHEMA_VERSION,
+    AsJson,
+    DryRun,
+    Memory,
+    Model,
+    Precision,
+    load_libraries,
+    open_model,
+    tell_estimates,
+)
+from twinact.cli.outputs import PictureFolder
+from twinact.configs import GUIDANCES, MAX_PICTURES, MAX_SEED, STRENGTHS, RunConfig, check_number, check_text
+from twinact.console import progress, say
 from twinact.errors import DataError
-from twinact.outputs import PictureFolder
-from twinact.terminal import progress
 
 if TYPE_CHECKING:
     from twinact.action import Action
-    from twinact.suited import Suited
+    from twinact.jobs.resources import Resources
 
-_DRAWN_WITH = ("torch", "diffusers", "transformers")
 _AT_ONCE = 8
 
 
 def generate(
     actions: Annotated[list[Path], typer.Argument(metavar="ACTION...", help=".action.safetensors files.")],
-    prompt: Annotated[list[str], typer.Option(help="With <act> where the action goes; may be given again.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            help="Prompt with <act> where the action goes, or with the names of several, as in 'a fox <leap> beside a "
+            "robot <wave>'; may be given again."
+        ),
+    ],
     actor: Annotated[
         list[Path] | None,
         typer.Option(
@@ -33,49 +49,72 @@ def generate(
     lora_weight: Annotated[float, typer.Option(help="Strength of the action's LoRA.")] = 1.0,
     actor_weight: Annotated[float, typer.Option(help="Strength of the actor's LoRA.")] = 1.0,
     model: Model = "nano",
-    out: Annotated[Path, typer.Option("--out", help="Folder; pictures are added to those there.")] = Path("pictures"),
-    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="Of the first picture of a prompt.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Pictures per action and prompt, with seeds one up.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
+    out: Annotated[Path, typer.Option("--out", help="Folder to which the pictures are added.")] = Path("pictures"),
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the first picture of a prompt.")] = 0,
+    count: Annotated[
+        int, typer.Option(min=1, max=MAX_PICTURES, help="Pictures per action and prompt; each has the next seed.")
+    ] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps; the model's own if not given.")
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
-            min=0, max=100, help="Classifier-free guidance, 1 or less turns it off; what suits the model if not given."
+            min=0,
+            max=100,
+            help="Classifier-free guidance; 1 or less turns it off, for Z-Image 0; if not given, as the model is.",
         ),
     ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    negative_prompt: Annotated[str, typer.Option(help="Text that guidance leads away from.")] = "",
+    width: Annotated[
+        int | None, typer.Option(min=16, max=8192, help="Pixels, a multiple of 16; the model's own if not given.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(min=16, max=8192, help="As --width.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Scheduler class of diffusers; the model's own if not given.")
+    ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Pictures drawn at once; up to {_AT_ONCE} if not given, 1 with memory low."),
+        typer.Option(
+            min=1, max=4096, help=f"Pictures drawn at once; up to {_AT_ONCE} if not given, 1 with memory low."
+        ),
     ] = None,
     precision: Precision = None,
     memory: Memory = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw every action with every prompt, by customised actors if wanted."""
+    """Draw every action with every prompt, or several in one, by customised actors if wanted."""
     folder = PictureFolder(out)
+    for option, strength in (("--lora-weight", lora_weight), ("--actor-weight", actor_weight)):
+        check_number(option, strength, STRENGTHS)
+    if guidance is not None:
+        check_number("--guidance", guidance, GUIDANCES)
+    for text in (*prompt, negative_prompt):
+        check_text("prompt", text)
     RunConfig(precision=precision or RunConfig.precision, memory=memory or RunConfig.memory)  # refuses other words
+    say(f"reading {', '.join(map(str, actions))}")
+    load_libraries()
     from twinact.action import Action
-    from twinact.backbones.memory import PRESETS
-    from twinact.gradients import out_of_memory_told
+    from twinact.backbones.memory import PRESETS, explain_out_of_memory
+    from twinact.backbones.weights import difference, same_model
+    from twinact.jobs.known import tell_unknown_words
+    from twinact.jobs.models import load_actor
+    from twinact.jobs.resources import choose_resources
     from twinact.lora import attached, scaled
-    from twinact.sample import default_guidance
-    from twinact.sample import generate as draw
-    from twinact.suited import suited_here
-    from twinact.workflow import load_actor
+    from twinact.runs.folder import library_versions
+    from twinact.sample import draw
 
     loaded = [Action.load(path) for path in actions]
-    for text in prompt:
-        if PLACEHOLDER not in text and any(action.vectors for action in loaded):
-            raise DataError(f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it")
-        if PLACEHOLDER in text and not all(action.vectors for action in loaded):
-            raise DataError(
-                f"prompt {text!r} has {PLACEHOLDER} and an action is a LoRA alone: use its own trigger word"
-            )
-    suited = suited_here(model, precision, memory)
-    at_once = batch_size or (1 if suited.memory == "low" else min(_AT_ONCE, suited.at_once or _AT_ONCE))
-    advice = _less_memory(suited, at_once)
-    backbone = open_model(model, suited.precision, suited.memory)
-    guidance = default_guidance(backbone) if guidance is None else guidance
+    asked = _asked(loaded, prompt)
+    chosen = choose_resources(model, precision, memory)
+    at_once = batch_size or (1 if chosen.memory == "low" else min(_AT_ONCE, chosen.at_once or _AT_ONCE))
+    advice = _less_memory(chosen, at_once)
+    backbone = open_model(model, chosen.precision, chosen.memory)
+    tell_unknown_words(backbone, [*prompt, negative_prompt], say)
+    guidance = backbone.guidance if guidance is None else guidance
+    steps = backbone.steps if steps is None else steps
+    sides = width or backbone.image_size, height or backbone.image_size
     who = load_actor(actor or [], backbone, model)
     actor_loras = [scaled(lora, actor_weight) for lora in who.loras]
     for text in prompt if who.vectors else []:
@@ -84,9 +123,35 @@ def generate(
     spoken = {ACTOR_PLACEHOLDER: who.vectors} if who.vectors else {}
     for action in loaded:
         action.check(model_id=backbone.model_id)
+        if not same_model(action.model_id, backbone.model_id):
+            say(
+                f"action {action.name!r} was learned on {action.model_id!r} and {backbone.model_id!r} is another model "
+                f"with the same text encoders ({difference(action.model_id, backbone.model_id)}): it is drawn as it is"
+            )
+    for actions_said, texts in asked:
         # What cannot be drawn is told before any picture: LoRAs that do not fit, too long a prompt.
-        with out_of_memory_told("reading the prompts", advice), attached(backbone, [action.lora, *actor_loras]):
-            backbone.encode_text(prompt, {**spoken, **_spoken(action)})
+        own = [action.lora for action in actions_said.values()]
+        with explain_out_of_memory("reading the prompts", advice), attached(backbone, [*own, *actor_loras]):
+            backbone.encode_text(texts, {**spoken, **_vectors(actions_said)})
+
+    if dry_run:
+        from twinact.jobs.estimate import estimate_drawing
+
+        say("trying a few steps")
+        spoken |= _vectors(asked[0][0])
+        with backbone.saving(PRESETS[chosen.memory]), explain_out_of_memory("drawing", advice):
+            tried = estimate_drawing(
+                backbone,
+                count * sum(len(texts) for _, texts in asked),
+                vectors=spoken,
+                steps=steps,
+                batch_size=at_once,
+                guidance=guidance,
+                size=None if width is height is None else sides,
+                scheduler=scheduler,
+            )
+        tell_estimates([(str(out), tried)], as_json)
+        return
 
     common = {
         "schema_version": SCHEMA_VERSION,
@@ -94,55 +159,109 @@ def generate(
         "negative_prompt": negative_prompt,
         "steps": steps,
         "guidance": guidance,
-        "precision": suited.precision,
-        "sampler": type(backbone.pipeline().scheduler).__name__,
-        "versions": {"twinact": __version__, **{name: installed(name) for name in _DRAWN_WITH}},
+        "precision": chosen.precision,
+        "sampler": scheduler or type(backbone.pipeline().scheduler).__name__,
+        "versions": library_versions(),
     }
-    jobs = [(text, seed + i) for text in prompt for i in range(count)]
-    done = 0
-    savings = PRESETS[suited.memory]
-    with backbone.saving(savings), out_of_memory_told("drawing", advice), progress("drawing") as advance:
-        for action in loaded:
-            facts_of: dict[str, Any] = {"action": _origin(action, lora_weight)}
+    done, total = 0, count * sum(len(texts) for _, texts in asked)
+    drawn: list[dict[str, Any]] = []
+    savings = PRESETS[chosen.memory]
+    with backbone.saving(savings), explain_out_of_memory("drawing", advice), progress("drawing") as advance:
+        for actions_said, texts in asked:
+            texts, seeds = (
+                [text for text in texts for _ in range(count)],
+                [seed + i for _ in texts for i in range(count)],
+            )
+            origins = {said: _origin(action, lora_weight) for said, action in actions_said.items()}
+            facts_of: dict[str, Any] = (
+                {"action": origins[PLACEHOLDER]} if PLACEHOLDER in origins else {"actions": origins}
+            )
             if actor:
                 facts_of["actor"] = [_origin(part, actor_weight) for part in who.parts]
-            loras = [scaled(action.lora, lora_weight), *actor_loras]
-            for first in range(0, len(jobs), at_once):
-                texts, seeds = zip(*jobs[first : first + at_once], strict=True)
-                images = draw(
-                    backbone,
-                    texts,
-                    {**spoken, **_spoken(action)},
-                    loras=loras,
-                    seeds=seeds,
-                    steps=steps,
-                    guidance=guidance,
-                    negative_prompt=negative_prompt,
-                    batch_size=at_once,
-                )
-                for text, number, image in zip(texts, seeds, images, strict=True):
-                    facts = {**common, **facts_of, "prompt": text, "seed": number}
-                    typer.echo(folder.add(image, action.name, facts, _parameters(facts, image.size)))
-                    done += 1
-                    advance(done, len(jobs) * len(loaded))
+            loras = [*(scaled(action.lora, lora_weight) for action in actions_said.values()), *actor_loras]
+            images = draw(
+                backbone,
+                texts,
+                {**spoken, **_vectors(actions_said)},
+                loras=loras,
+                seeds=seeds,
+                steps=steps,
+                guidance=guidance,
+                negative_prompt=negative_prompt,
+                size=None if width is height is None else sides,
+                scheduler=scheduler,
+                batch_size=at_once,
+            )
+            for text, number, image in zip(texts, seeds, images, strict=True):
+                facts = {**common, **facts_of, "prompt": text, "seed": number}
+                name = "-".join(action.name for action in actions_said.values())
+                path = folder.add(image, name, facts, _parameters(facts, image.size))
+                drawn.append({"file": str(path), "prompt": text, "seed": number})
+                if not as_json:
+                    typer.echo(path)
+                done += 1
+                advance(done, total)
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "pictures": drawn}, indent=2))
 
 
-def _less_memory(suited: "Suited", at_once: int) -> str:
+def _less_memory(chosen: "Resources", at_once: int) -> str:
     """What to do when memory runs out."""
-    ways = ["--memory low"] if suited.memory != "low" else []
-    ways += ["--precision bf16"] if suited.precision == "fp32" else []
+    ways = ["--memory low"] if chosen.memory != "low" else []
+    ways += ["--precision bf16"] if chosen.precision == "fp32" else []
     ways += [f"--batch-size {at_once // 2}"] if at_once > 1 else []
     return f"give {' or '.join(ways)}" if ways else "close what else uses it, or take a machine with more"
 
 
-def _spoken(action: "Action") -> dict[str, Any]:
-    """Its placeholder and vectors; nothing for what is a LoRA alone."""
-    return {PLACEHOLDER: action.vectors} if action.vectors else {}
+def _asked(actions: Sequence["Action"], prompts: Sequence[str]) -> list[tuple[dict[str, "Action"], list[str]]]:
+    """Actions by their placeholders, and the prompts to draw them with.
+
+    A prompt with the placeholder is drawn with every action. One that has names of actions as placeholders is drawn
+    once, with all that it names.
+
+    Raises:
+        DataError: A prompt does not say where an action goes, or says it in both ways, or an action is not drawn.
+    """
+    from twinact.backbones.text import placeholders_in
+
+    named = {f"<{one.name}>": one for one in actions if one.vectors}
+    for own in (PLACEHOLDER, ACTOR_PLACEHOLDER):
+        named.pop(own, None)
+    every: list[str] = []
+    together: list[tuple[dict[str, Action], list[str]]] = []
+    for text in prompts:
+        used = {said: named[said] for said in placeholders_in(text, list(named))}
+        if used and PLACEHOLDER in text:
+            raise DataError(f"prompt {text!r} has {PLACEHOLDER} and {', '.join(used)}: name all actions, or none")
+        if used:
+            together.append((used, [text]))
+            continue
+        if PLACEHOLDER not in text and any(one.vectors for one in actions):
+            raise DataError(
+                f"prompt {text!r} does not say where the action goes: put {PLACEHOLDER} in it, or {' and '.join(named)}"
+            )
+        if PLACEHOLDER in text and not all(one.vectors for one in actions):
+            raise DataError(
+                f"prompt {text!r} has {PLACEHOLDER} and an action is a LoRA alone: use its own trigger word"
+            )
+        every.append(text)
+    drawn = [one for used, _ in together for one in used.values()]
+    for one in actions:
+        if not every and one not in drawn:
+            raise DataError(
+                f"action {one.name!r} is in no prompt: put <{one.name}> in one; two of a name are one too many"
+            )
+    return [({PLACEHOLDER: one}, every) for one in actions if every] + together
+
+
+def _vectors(actions: Mapping[str, "Action"]) -> dict[str, Any]:
+    """The vectors of actions by their placeholders, without LoRAs alone."""
+    return {said: action.vectors for said, action in actions.items() if action.vectors}
 
 
 def _origin(action: "Action", strength: float) -> dict[str, Any]:
-    """What a picture says of an action or actor: enough to know it again."""
-    from twinact.files import tensor_hash
+    """The facts about an action or actor that are stored in a picture: enough to recognise it."""
+    from twinact.storage import tensor_hash
 
     vectors = tensor_hash({f"vectors.{i}": block for i, block in enumerate(action.vectors)})
     facts: dict[str, Any] = {"name": action.name, "vectors": vectors, "space": action.space_hash}
@@ -151,10 +270,10 @@ def _origin(action: "Action", strength: float) -> dict[str, Any]:
 
 def _parameters(facts: dict[str, Any], size: tuple[int, int]) -> str:
     """The text that other tools show, in the form that the A1111 web UI began."""
-    name, _, digest = facts["model"].partition("@")
+    name, _, digits = facts["model"].partition("@")
     return (
         f"{facts['prompt']}\nNegative prompt: {facts['negative_prompt']}\n"
         f"Steps: {facts['steps']}, Sampler: {facts['sampler']}, CFG scale: {facts['guidance']:g}, "
-        f"Seed: {facts['seed']}, Size: {size[0]}x{size[1]}, Model hash: {digest}, Model: {name}, "
+        f"Seed: {facts['seed']}, Size: {size[0]}x{size[1]}, Model hash: {digits.partition('-')[0]}, Model: {name}, "
         f"Version: twinact {__version__}"
     )

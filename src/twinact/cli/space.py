@@ -2,21 +2,31 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
-from twinact.errors import DataError
-from twinact.outputs import new_file
-from twinact.terminal import say
+from twinact.cli.options import SCHEMA_VERSION, AsJson, Model, open_model, with_suffix
+from twinact.cli.outputs import new_file
+from twinact.configs import ORDERINGS
+from twinact.configs.settings import check_choice
+from twinact.console import progress, say
+from twinact.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinact.backbones.backbone import TokenTable
     from twinact.space import ActionSpace
+    from twinact.space.pose_table import PoseTable
 
 _SUFFIX = ".space.safetensors"
+_MAX_PHRASES_BYTES = 10_000_000
 _SHARES = (0.5, 0.9, 0.99)
+_RANKS = (4, 8, 16, 32, 64, 128, 256, 512)  # of the table that `build` tells
+_LEAST = 5  # phrases whose poses the model is least sure of
 
 app = typer.Typer(help="Build and look at action spaces.", no_args_is_help=True)
 
@@ -26,20 +36,100 @@ def build(
     out: Annotated[Path, typer.Option("--out", help="File to write; ends in .space.safetensors.")],
     model: Model = "nano",
     phrases: Annotated[
-        Path | None, typer.Option("--phrases", help="'# Heading' lines, each followed by a phrase a line.")
+        Path | None,
+        typer.Option("--phrases", help="Text file: lines '# Heading', below each of them one phrase a line."),
     ] = None,
-    slots: Annotated[int, typer.Option(help="Token vectors per action.")] = 3,
-    rank: Annotated[int | None, typer.Option(help="Components to keep in every slot; all if not given.")] = None,
+    slots: Annotated[int, typer.Option(min=1, max=16, help="Token vectors per action.")] = 3,
+    rank: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Components to keep in every slot; all if not given.")
+    ] = None,
+    ordering: Annotated[
+        str,
+        typer.Option(
+            help="Which components come first: by the phrases' 'variance', by that 'outside' of the directions of "
+            "words that are no actions, or by the 'contrast' to these."
+        ),
+    ] = "variance",
+    poses: Annotated[bool, typer.Option(help="Look at how the model draws every phrase, and keep the poses.")] = True,
+    reader: Annotated[
+        str,
+        typer.Option(
+            help="Who looks: 'own', the network in the model's folder, or 'vitpose', for any model: first it is "
+            "measured how soon the model shows its pose."
+        ),
+    ] = "own",
+    weights: Annotated[str | None, typer.Option(help="Name or folder of ViTPose's network.")] = None,
+    drawings: Annotated[int, typer.Option(min=1, max=1000, help="Drawings of each phrase that are looked at.")] = 8,
 ) -> None:
     """Build the space that action phrases span in a model's token embeddings."""
+    check_choice("--ordering", ordering, ORDERINGS)
+    check_choice("--reader", reader, ("own", "vitpose"))
+    if ordering != ORDERINGS[0] and rank is not None:
+        raise ConfigError("--rank keeps components by their variance; with another --ordering, give --rank to 'learn'")
     target = new_file(with_suffix(out, _SUFFIX))
     texts = None if phrases is None else _read_phrases(phrases)
-    from twinact.workflow import build_space
+    say(f"opening model {model}")
+    from twinact.backbones import load_words, measured_steps
+    from twinact.space.build import build_space
 
-    backbone = open_model(model, device="cpu")
-    build_space(backbone, rank, slots=slots, phrases=texts).save(target)
+    words = load_words(model)
+    space = _ordered(build_space(words, rank, slots=slots, phrases=texts), words.token_tables(), ordering)
+    if poses and (reader == "vitpose" or measured_steps(model) is not None):
+        space = _with_poses(space, model, reader, weights, drawings)
+    elif poses:
+        say(
+            "this model has not been measured for the pose that it means, so the space gets no pose table; "
+            "--reader vitpose measures it"
+        )
+    space.save(target, new=True)
     typer.echo(target)
     say(f"look at it: twinact space show {shlex.quote(str(target))}")
+
+
+def _ordered(space: "ActionSpace", tables: "Sequence[TokenTable]", ordering: str) -> "ActionSpace":
+    """The space in an order of its components; tells how much its first components let in."""
+    from twinact.space.ordering import energy_let_in, reordered, shipped_words
+
+    words = shipped_words(tables)
+    if not words and ordering == ORDERINGS[0]:
+        say("this model spells all words that are no actions in pieces: what the space lets in of them is not known")
+        return space
+    space = reordered(space, tables, words, ordering)
+    kept, others = energy_let_in(space, tables, words)
+    say(f"components of a slot: phrases' variance kept, energy of {len(words)} words that are no actions let in")
+    for rank in (*(rank for rank in _RANKS if rank < space.rank), space.rank):
+        say(f"{rank:>6}  {kept[:, rank - 1].mean():5.0%}  {others[:, rank - 1].mean():5.0%}")
+    return space
+
+
+def _with_poses(space: "ActionSpace", model: str, reader: str, weights: str | None, drawings: int) -> "ActionSpace":
+    from twinact.intent import EarlyPose, intended_pose
+    from twinact.intent.eyes import open_eyes
+    from twinact.intent.measure import ENOUGH, measure_intent
+    from twinact.intent.pose_table import pose_table
+    from twinact.space.pose_table import OWN
+
+    backbone = open_model(model)
+    name, intent = OWN, intended_pose(backbone) if reader == OWN else None
+    if reader != OWN:
+        from twinact.readers.vitpose import WEIGHTS
+
+        name = weights or WEIGHTS
+        eyes = open_eyes(name, backbone)
+        assert eyes is not None
+        with progress("looking when the model shows its pose") as advance:
+            measured = measure_intent(backbone, eyes, space.phrases, progress=advance)
+        told = ", ".join(f"{value:.2f} after {count}" for count, value in measured.correlations.items())
+        say(f"correlation of the early pose with the finished drawing's, by steps of 25: {told}")
+        if measured.steps is None:
+            say(f"none is {ENOUGH:g} or more, so the space gets no pose table and actions are learned by denoising")
+            return space
+        intent = EarlyPose(eyes, measured.steps)
+    if intent is None:
+        return space
+    with progress("looking at the phrases") as advance:
+        table = pose_table(backbone, intent, space.phrases, drawings=drawings, reader=name, progress=advance)
+    return replace(space, poses=table)
 
 
 @app.command("show")
@@ -51,6 +141,7 @@ def show(
 ) -> None:
     """Show what a space holds: variance per slot, ranks, the phrases nearest to one."""
     targets = [] if plots is None else [new_file(plots / name) for name in ("scree.png", "map.png")]
+    say(f"reading {space_file}")
     from twinact.space import ActionSpace
 
     space = ActionSpace.load(space_file)
@@ -59,13 +150,13 @@ def show(
         coefficients, mask = space.project_phrase(phrase)
         near = space.nearest(coefficients, 10, mask)
     if targets:
-        from twinact.files import atomic_write_bytes
         from twinact.phrases import load_phrases
-        from twinact.plots import map_png, scree_png
+        from twinact.report.plots import map_png, scree_png
+        from twinact.storage import write_all_new
 
         headings = {entry.text: entry.heading for entry in load_phrases()}
-        atomic_write_bytes(targets[0], scree_png(space))
-        atomic_write_bytes(targets[1], map_png(space, {text: headings.get(text, "other") for text in space.phrases}))
+        titles = {text: headings.get(text, "other") for text in space.phrases}
+        write_all_new({targets[0]: scree_png(space), targets[1]: map_png(space, titles)})
         say(f"wrote {targets[0]} and {targets[1]}")
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -74,6 +165,7 @@ def show(
         "phrases": len(space.phrases),
         "slots": space.slots,
         "rank": space.rank,
+        "poses": None if space.poses is None else _pose_facts(space, space.poses),
         "per_slot": [_slot_facts(space, slot) for slot in range(space.slots)],
         "nearest": [{"phrase": text, "similarity": round(similarity, 4)} for text, similarity in near],
     }
@@ -81,6 +173,9 @@ def show(
         typer.echo(json.dumps(facts, indent=2))
         return
     typer.echo(f"model    {space.model_id}\nphrases  {len(space.phrases)}\nrank     {space.rank}")
+    if facts["poses"] is not None:
+        told = ", ".join(f"{one['phrase']} ({one['agreement']:.2f})" for one in facts["poses"]["least sure"])
+        typer.echo(f"poses    {facts['poses']['drawings']} drawings of each phrase; least sure: {told}")
     held = "  ".join(f"{share:>5.0%}" for share in _SHARES)
     typer.echo(f"\nslot  distinct  rank  components that hold {held} of the variance")
     for row in facts["per_slot"]:
@@ -94,12 +189,19 @@ def show(
 
 def _read_phrases(path: Path) -> list[str]:
     from twinact.phrases import parse_phrases
+    from twinact.storage import read_file
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, _MAX_PHRASES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"phrase list '{path}' is not UTF-8 text ({error}); save it as UTF-8") from error
     return [phrase.text for phrase in parse_phrases(text, str(path))]
+
+
+def _pose_facts(space: "ActionSpace", poses: "PoseTable") -> dict[str, Any]:
+    order = poses.score.argsort()[:_LEAST].tolist()
+    least = [{"phrase": space.phrases[i], "agreement": round(float(poses.score[i]), 3)} for i in order]
+    return {"drawings": poses.drawings, "agreement": round(float(poses.score.mean()), 3), "least sure": least}
 
 
 def _slot_facts(space: "ActionSpace", slot: int) -> dict[str, Any]:

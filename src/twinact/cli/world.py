@@ -1,4 +1,4 @@
-"""``twinact nano`` and ``twinact world``: make the embedded model, and what the world can show."""
+"""``twinact nano`` and ``twinact world``: make and measure the embedded model, and draw from its world."""
 
 import json
 import os
@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from twinact.cli.terminal import SCHEMA_VERSION, AsJson, Precision, open_model
+from twinact.cli.options import SCHEMA_VERSION, AsJson, Precision, open_model
+from twinact.cli.outputs import make_folder, new_file, new_folder
+from twinact.configs import GUIDANCES, MAX_PICTURES, MAX_SEED, check_number
+from twinact.console import progress, say
 from twinact.errors import ConfigError, DataError
-from twinact.outputs import new_file, new_folder
-from twinact.terminal import progress, say
 
 nano_app = typer.Typer(help="Make and measure the embedded model.", no_args_is_help=True)
 app = typer.Typer(help="Draw from the procedural world.", no_args_is_help=True)
@@ -23,31 +24,47 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the model comes into its folder 'nano'.")],
     parts: Annotated[list[str] | None, typer.Option(help="Train only this part; may be given again.")] = None,
     start: Annotated[
-        Path | None, typer.Option("--start", help="Model folder to go on from, keeping its text tower and VAE.")
+        Path | None, typer.Option("--start", help="Model folder whose weights every part begins with.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that draw pictures; all cores but one if not given.")
+        int | None, typer.Option(min=1, max=1024, help="Processes that draw pictures; all cores but one if not given.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another number in the recipe, such as unet.minutes=8; may be given again."),
     ] = None,
 ) -> None:
     """Train nano from the world, from nothing or from a model. Stopped runs go on when the command is given again."""
-    from twinact.nano.recipe import RECIPE
+    say("preparing the training of nano")
+    from twinact.nano.recipe import RECIPE, changed
     from twinact.nano.train import PARTS, train_nano
 
     for part in parts or ():
         if part not in PARTS:
             raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
     workers = workers or max(1, (os.cpu_count() or 1) - 1)  # the last core trains
-    typer.echo(train_nano(RECIPE, out, tuple(parts) if parts else None, start=start, workers=workers, report=say))
+    recipe = changed(RECIPE, change or ())
+    typer.echo(train_nano(recipe, out, tuple(parts) if parts else None, start=start, workers=workers, report=say))
 
 
 @nano_app.command("evaluate")
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="'nano', or a folder that 'nano train' made.")] = "nano",
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the caption grammar.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts and pictures.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    prompts: Annotated[int, typer.Option(min=1, max=MAX_PICTURES, help="Prompts of the caption grammar.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of prompts and pictures.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps; the model's own if not given.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; nano's own if not given.")] = None,
-    between: Annotated[int, typer.Option(min=0, help="Pairs of phrases to draw the way between; 0: none.")] = 0,
+    between: Annotated[
+        int, typer.Option(min=0, max=MAX_PICTURES, help="Pairs of phrases to draw the way between; 0: none.")
+    ] = 0,
+    ceiling: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1_000_000, help="Steps in which free vectors are fitted to the free dev actions; 0: none."
+        ),
+    ] = 0,
     precision: Precision = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Also write one PNG: every picture to the right of its true drawing.")
@@ -58,19 +75,29 @@ def evaluate(
 
     The model's own judges are taken where its folder has some, else the shipped ones.
     """
+    if guidance is not None:
+        check_number("--guidance", guidance, GUIDANCES)
     target = None if sheet is None else _new_sheet(sheet)
-    from twinact.bench.calibrate import calibrate
-    from twinact.bench.judges import Judges
-    from twinact.files import atomic_write_bytes
-    from twinact.nano import judges_dir, model_dir
-    from twinact.nano.evaluate import contact_sheet, evaluate_between, evaluate_nano, evaluate_vae, measured_pairs
-    from twinact.shots import png_bytes
+    say(f"evaluating {model}")
+    from twinact.backbones import as_folder
+    from twinact.backbones.shipped import judges_dir, model_dir
+    from twinact.bench.ceiling import free_ceilings
+    from twinact.intent import intended_pose
+    from twinact.jobs.models import default_space
+    from twinact.jobs.resources import choose_resources
+    from twinact.nano.calibrate import calibrate
+    from twinact.nano.evaluate import evaluate_between, evaluate_nano, evaluate_vae, measured_pairs
+    from twinact.nano.evaluate_poses import evaluate_intent, evaluate_reader
+    from twinact.readers import load_action_encoder
+    from twinact.readers.reader import LatentPoseReader
+    from twinact.sheets import contact_sheet, png_bytes
     from twinact.space import ActionSpace
-    from twinact.suited import suited_here
-    from twinact.workflow import SPACE_FILE, default_space
+    from twinact.space.build import SPACE_FILE
+    from twinact.storage import atomic_write_bytes
+    from twinact.world.judges.judges import Judges
 
-    folder = model_dir() if model == "nano" else Path(model).expanduser()
-    chosen = suited_here(model, precision).precision
+    folder = model_dir() if model == "nano" else as_folder(model)
+    chosen = choose_resources(model, precision).precision
     began = time.perf_counter()
     backbone = open_model(model, chosen)
     seconds = time.perf_counter() - began
@@ -84,11 +111,20 @@ def evaluate(
             backbone, judges, prompts, seed, steps=steps, guidance=guidance, progress=advance
         )
     if target is not None:
-        atomic_write_bytes(target, png_bytes(contact_sheet(pictures, columns=4)))
+        atomic_write_bytes(target, png_bytes(contact_sheet(pictures, columns=4), optimize=True), new=True)
     with progress("decoding what the VAE encoded") as advance:
         vae = evaluate_vae(backbone, max(prompts, 100), seed, advance)
+    intent, poses = intended_pose(backbone), {}
+    encoder = load_action_encoder(folder)
+    if intent is not None and encoder is not None:
+        say("reading poses")
+        reader = LatentPoseReader(encoder, backbone)
+        poses = {
+            "read off drawings": evaluate_reader(reader, max(prompts, 100), seed),
+            "meant at the first step": evaluate_intent(backbone, intent, reader, prompts, steps=steps),
+        }
     with progress("calibrating the judges") as advance:
-        calibrated = calibrate(judges, backbone, max(prompts, 500), seed, advance)[0]
+        calibrated = calibrate(judges, backbone, max(prompts, 100), seed, advance)[0]
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": backbone.model_id,
@@ -96,8 +132,12 @@ def evaluate(
         "seconds to load": round(seconds, 2),
         "nano": drawn,
         "vae": vae,
+        "poses": poses,
         "judges": calibrated,
     }
+    if ceiling:
+        with progress("fitting free vectors") as advance:
+            facts["ceiling on the free dev actions"] = free_ceilings(backbone, judges, ceiling, advance)
     if between:
         with progress("drawing between phrases") as advance:
             facts["between phrases"] = evaluate_between(
@@ -124,12 +164,19 @@ def _told(facts: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"VAE: {vae['psnr, mean dB']} dB [{vae['low']}, {vae['high']}], lowest {vae['psnr, lowest dB']} dB"
     asked = {name: value for name, value in drawn.items() if isinstance(value, dict) and "share" in value}
-    tables = {f"{drawn['prompts']} prompts": asked} | {n: drawn[n] for n in ("phrases by heading", "phrases by actor")}
+    tables = {f"{drawn['prompts']} prompts of each kind": asked} | {
+        n: drawn[n] for n in ("phrases by heading", "phrases by actor")
+    }
     if "between phrases" in facts:
         tables["ways between phrases"] = {"monotone": facts["between phrases"]["monotone"]}
     for title, rows in tables.items():
         yield title
         yield from (f"  {name}: {_figure(row)} of {row['count']}" for name, row in rows.items() if row["count"])
+    yield "seen where nothing is said, over the share in training"
+    yield f"  {'; '.join(f'{name} {ratio}' for name, ratio in drawn['unsaid'].items())}"
+    for title in ("poses", "ceiling on the free dev actions"):
+        for name, row in facts.get(title, {}).items():
+            yield f"{title}, {name}: {'; '.join(f'{what} {_figure(value)}' for what, value in row.items())}"
     failing = drawn["phrases that fail"]
     yield f"phrases: {len(drawn['phrases'])}, of which {len(failing)} were asked more than once and never right"
     yield from (f"  {name}: {drawn['phrases'][name]}" for name in failing)
@@ -158,8 +205,9 @@ def exemplars(
     from twinact.world.splits import CUSTOM_ACTIONS, write_exemplars
 
     for action in CUSTOM_ACTIONS.values():
-        write_exemplars(action, out / action.name, size or RECIPE.image_size, RECIPE.places)
-        typer.echo(out / action.name)
+        folder = make_folder(out / action.name)
+        write_exemplars(action, folder, size or RECIPE.image_size, RECIPE.places)
+        typer.echo(folder)
 
 
 @app.command("gallery")

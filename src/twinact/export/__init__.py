@@ -1,20 +1,21 @@
-"""Actions as files of other tools, and back."""
+"""Writes actions as files of other tools, and reads them back."""
 
-from twinact.export.base import Base
-from twinact.export.embeddings import LAYOUTS, embedding_files, export_embedding, import_embedding
+from twinact.export.embeddings import LAYOUTS, embedding_contents, export_embedding, import_embedding
 from twinact.export.foreign import import_action, import_lora
-from twinact.export.lora import export_lora, lora_files
+from twinact.export.loras import export_lora, lora_contents, lora_files
 from twinact.export.modelspec import trigger
+from twinact.export.target import Base
 
 __all__ = [
     "LAYOUTS",
     "Base",
-    "embedding_files",
+    "embedding_contents",
     "export_embedding",
     "export_lora",
     "import_action",
     "import_embedding",
     "import_lora",
+    "lora_contents",
     "lora_files",
     "trigger",
 ]

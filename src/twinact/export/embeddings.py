@@ -1,23 +1,26 @@
-"""Learned token vectors as embedding files of A1111, Forge, ComfyUI, InvokeAI and diffusers, and back.
+"""Writes learned token vectors as embedding files of A1111, Forge, ComfyUI, InvokeAI and diffusers, and reads them.
 
 What each of them accepts differs; the keys written here are those that all readers of a family know.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from twinact.action import Action
-from twinact.errors import CheckpointError, ConfigError
-from twinact.export.base import FLUX, SD, SD3, SDXL, Base
-from twinact.export.modelspec import about, pack, trigger
-from twinact.files import atomic_write_bytes
+from twinact.errors import CheckpointError, ConfigError, DataError, OutOfMemory, first_line, lacks_memory
+from twinact.export.modelspec import about, is_whole, pack, trigger
+from twinact.export.target import CHROMA, FLUX, FLUX2, SD, SD3, SDXL, Z_IMAGE, Base
+from twinact.storage import check_regular, write_all_new
 
-# ComfyUI moves up to 7 tokens of an embedding as a whole and may cut longer ones across chunks.
-MAX_VECTORS = 7
+MAX_VECTORS = 75
+"""That fit into one chunk of a prompt in CLIP."""
+KEPT_TOGETHER = 7
+"""Vectors that ComfyUI moves as a whole; more may be cut in two where a prompt goes on in another chunk."""
 BUNDLE = "bundle_emb."
 """Begins the keys of embeddings inside of LoRA files."""
 _STABILITY = "https://github.com/Stability-AI/generative-models"
@@ -34,6 +37,7 @@ class Layout:
         spellings: Further keys that readers must understand, by key.
         required: Text encoders that every model of the family has; the ones after them may be left out.
         names: How ModelSpec's architecture of the family begins, in files of any tool.
+        wider: Width to the key of the first text encoder in larger models of the family.
     """
 
     keys: tuple[str, ...]
@@ -42,6 +46,7 @@ class Layout:
     spellings: dict[str, tuple[str, ...]]
     required: int
     names: tuple[str, ...]
+    wider: dict[int, str] = field(default_factory=dict)
 
     @property
     def known(self) -> set[str]:
@@ -81,35 +86,56 @@ LAYOUTS: dict[str, Layout] = {
         {"t5xxl": "t5"},
         {"t5xxl": ("t5",)},
         2,
-        ("flux",),
+        ("flux-1", "flux1", "flux.1"),
+    ),
+    FLUX2: Layout(
+        ("qwen3_4b",),
+        "https://github.com/black-forest-labs/flux2",
+        {},
+        {"qwen3_4b": ("qwen3_8b",)},
+        1,
+        ("flux-2", "flux2", "flux.2"),
+        {4096: "qwen3_8b"},
+    ),
+    Z_IMAGE: Layout(("qwen3_4b",), "https://github.com/Tongyi-MAI/Z-Image", {}, {}, 1, ("z-image", "zimage")),
+    CHROMA: Layout(
+        ("t5xxl",), "https://huggingface.co/lodestones/Chroma1-HD", {"t5xxl": "t5"}, {"t5xxl": ("t5",)}, 1, ("chroma",)
     ),
 }
-NEWER = (SD3, FLUX)
-"""Families of which A1111, Forge and InvokeAI read no embeddings: they have none for T5."""
+NEWER = (SD3, FLUX, FLUX2, Z_IMAGE, CHROMA)
+"""Families of which A1111, Forge and InvokeAI read no embeddings: they have none for T5 and for language models."""
+# Of which the stock pipeline reads a file with the word as its key.
+_FOR_DIFFUSERS = (SD, CHROMA)
 # Keys that tell for which text encoder a tensor is.
-_ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5")
+_ENCODERS = ("clip_l", "clip_h", "clip_g", "t5xxl", "t5", "qwen3_4b", "qwen3_8b")
 
 
 def export_embedding(action: Action, base: Base, folder: str | Path) -> list[Path]:
     """Write an action's vectors for other tools, under its `trigger`. A LoRA it has is not in them.
 
-    ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI (SD3 and FLUX.1: ComfyUI alone), and for
+    ``<trigger>.safetensors`` is for A1111, Forge and ComfyUI (families in `NEWER`: ComfyUI alone), and for
     `load_textual_inversion` with ``token=``.
-    Families with one text encoder also get ``<trigger>/learned_embeds.safetensors``, whose key is the token itself.
+    Stable Diffusion 1 and 2 and Chroma also get ``<trigger>/learned_embeds.safetensors``, whose key is the token.
 
     Args:
         action: Learned on a model like the base.
-        base: Of the model.
-        folder: Made if missing; files of these names are replaced.
+        base: Base of the model.
+        folder: Made if missing.
 
     Returns:
-        The files, as `embedding_files` names them.
+        The files, as `embedding_files` names them; all of them are new, or none is written.
 
     Raises:
         ConfigError: The family is unknown, the action has vectors for another number of text encoders, or too many
             of them.
+        NameTaken: A file of one of these names is there.
         DataError: The folder cannot be written.
     """
+    return write_all_new(embedding_contents(action, base, folder))
+
+
+def embedding_contents(action: Action, base: Base, folder: str | Path) -> dict[Path, bytes]:
+    """What `export_embedding` writes, by file; arguments and errors as there."""
     layout = layout_of(base.family)
     tensors = words_of(action, base.family)
     word = trigger(action.name)
@@ -117,17 +143,18 @@ def export_embedding(action: Action, base: Base, folder: str | Path) -> list[Pat
     metadata = about(action, f"{base.architecture}/textual-inversion", layout.implementation, usage)
     metadata["modelspec.is_negative_embedding"] = "false"
     contents = (tensors, {word: action.vectors[0]})
-    return [
-        atomic_write_bytes(path, pack(content, metadata))
+    return {
+        path: pack(content, metadata)
         for path, content in zip(embedding_files(action.name, base.family, folder), contents, strict=False)
-    ]
+    }
 
 
 def embedding_files(name: str, family: str, folder: str | Path) -> tuple[Path, ...]:
-    """Where `export_embedding` writes the file of most tools and, for one text encoder, that of diffusers."""
+    """Where `export_embedding` writes the file of most tools and, where there is one, that of diffusers."""
     folder, word = Path(folder), trigger(name)
     shared, own = folder / f"{word}.safetensors", folder / word / "learned_embeds.safetensors"
-    return (shared, own) if len(layout_of(family).keys) == 1 else (shared,)
+    layout_of(family)
+    return (shared, own) if family in _FOR_DIFFUSERS else (shared,)
 
 
 def words_of(action: Action, family: str) -> dict[str, Tensor]:
@@ -141,54 +168,124 @@ def words_of(action: Action, family: str) -> dict[str, Tensor]:
     count = len(action.vectors[0])
     if count > MAX_VECTORS:
         raise ConfigError(
-            f"action {action.name!r} has {count} vectors; other tools keep at most {MAX_VECTORS} together"
+            f"action {action.name!r} has {count} vectors; at most {MAX_VECTORS} fit into a prompt of other tools"
         )
-    tensors = dict(zip(layout.keys, action.vectors, strict=False))
+    first = layout.wider.get(action.vectors[0].shape[1], layout.keys[0])
+    tensors = dict(zip((first, *layout.keys[1:]), action.vectors, strict=False))
     return tensors | {alias: tensors[key] for key, alias in layout.aliases.items() if key in tensors}
 
 
-def import_embedding(path: str | Path, family: str, *, name: str, model_id: str, widths: Sequence[int]) -> Action:
+def import_embedding(
+    path: str | Path,
+    family: str,
+    *,
+    name: str,
+    model_id: str,
+    widths: Sequence[int],
+    word: str | None = None,
+    plain: Callable[[int, str], Tensor] | None = None,
+) -> Action:
     """Read an embedding file of any of these tools as an action without coefficients.
+
+    A file for one text encoder of several, or for all but T5, is read where `plain` gives what the others read in its
+    place: the word as it is written. Which these are stands under "plain" in the action's meta.
 
     Args:
         path: A safetensors file; other formats run code when they are read, and are refused.
         family: Pipeline class of the model, as `twinact.backbones.family` gives it.
-        name: Of the action.
-        model_id: Of the model that it is for.
-        widths: Of the model's text encoders, in the order of `Backbone.token_tables`.
+        name: Name of the action.
+        model_id: Id of the model that it is for.
+        widths: Widths of the model's text encoders, in the order of `Backbone.token_tables`.
+        word: Which of several words in the file; None where it holds one.
+        plain: (number of a text encoder, text) → (tokens, width) embeddings of the text; None refuses such files.
 
     Raises:
-        CheckpointError: It is no safetensors file, damaged, or made for another family.
+        CheckpointError: It is no safetensors file, damaged, or made for another family, holds something that is not
+            understood, or several words of which none was chosen.
     """
     layout, path = layout_of(family), Path(path)
     check_format(path)
-    tensors, architecture = read_tensors(path)
-    bundled = {key.split(".", 2)[2]: value for key, value in tensors.items() if key.startswith(BUNDLE)}
-    found = bundled or tensors  # those of a bundle (``bundle_emb.<name>.<key>``) under their last name
+    tensors, header = read_tensors(path)
+    architecture = header.get("modelspec.architecture", "").lower()
+    spoken, found = _chosen(path, _words(path, tensors, layout, widths), word)
     foreign = [key for key in _ENCODERS if key in found and key not in layout.known]
     if foreign:
         raise CheckpointError(f"{path} has {', '.join(foreign)}: it is made for another family than {family}")
-    if any(architecture.startswith(other.names) for other in LAYOUTS.values() if other is not layout):
+    # Families that have their text encoder in common can have their words in common.
+    if any(architecture.startswith(other.names) for other in LAYOUTS.values() if other.keys != layout.keys):
         raise CheckpointError(f"{path} says that it is made for {architecture.partition('/')[0]}, not for {family}")
-    vectors = []
-    for key, width in zip(layout.keys, widths, strict=False):
-        tensor = next((found[k] for k in (key, *layout.spellings.get(key, ())) if k in found), None)
-        if tensor is None and len(layout.keys) == len(found) == 1:
-            tensor = next(iter(found.values()))  # diffusers and InvokeAI name the tensor after the token
-        if tensor is None:
-            keys = ", ".join(sorted(found)[:4]) + (", …" if len(found) > 4 else "")
-            raise CheckpointError(f"{path} has {keys} and no {key}: it is made for another family")
-        tensor = tensor.float().reshape(-1, tensor.shape[-1])
-        if tensor.shape[1] != width:
-            raise CheckpointError(
-                f"{path}: {key} is {tensor.shape[1]} wide and the model takes {width}: it is made for another model"
-            )
-        vectors.append(tensor)
-    return Action(name, vectors, model_id, meta={"imported": path.name})
+    given = {key: _given(path, key, width, found, layout) for key, width in zip(layout.keys, widths, strict=False)}
+    lacking = [key for key, tensor in given.items() if tensor is None]
+    if lacking and not (plain and (len(given) - len(lacking) == 1 or lacking == ["t5xxl"])):
+        keys = ", ".join(sorted(tensors)[:4]) + (", …" if len(tensors) > 4 else "")
+        raise CheckpointError(f"{path} has {keys} and no {lacking[0]}: it is made for another family")
+    text = " ".join(re.findall(r"[^\W_]+", spoken or path.stem)).lower()
+    vectors = [
+        plain(index, text) if tensor is None and plain is not None else tensor
+        for index, tensor in enumerate(given.values())
+    ]
+    left = sorted(found.keys() - {key for key in layout.known if len(widths) < len(layout.keys)})  # SD3 without T5
+    if left:
+        raise CheckpointError(
+            f"{path} has {left[0]!r}, which is not understood: without it the word would not mean what it was "
+            "taught; save it without output embeddings"
+        )
+    meta = {"imported": path.name, **({"plain": [list(given).index(key) for key in lacking]} if lacking else {})}
+    return Action(name, [tensor for tensor in vectors if tensor is not None], model_id, meta=meta)
+
+
+def _given(path: Path, key: str, width: int, found: dict[str, Tensor], layout: Layout) -> Tensor | None:
+    """The vectors of one text encoder, which are taken out of what was found; None where there are none."""
+    spelled = [k for k in (key, *layout.spellings.get(key, ())) if k in found]
+    given = [found.pop(k) for k in spelled]
+    if not given:
+        return None
+    if any(not torch.equal(given[0], other) for other in given[1:]):
+        raise CheckpointError(f"{path} has different vectors under {' and '.join(spelled)}; remove all but one")
+    tensor = given[0].float().reshape(-1, given[0].shape[-1])
+    if tensor.shape[1] != width:
+        raise CheckpointError(
+            f"{path}: {key} is {tensor.shape[1]} wide and the model takes {width}: it is made for another model"
+        )
+    return tensor
+
+
+def _words(
+    path: Path, tensors: Mapping[str, Tensor], layout: Layout, widths: Sequence[int]
+) -> dict[str, dict[str, Tensor]]:
+    """Each word that a file holds, with its tensors by key; "" is the word of a file that does not say it."""
+    every = {key for other in LAYOUTS.values() for key in (*other.known, *other.aliases.values())} | set(_ENCODERS)
+    every |= {f"{key}_out" for key in every}  # OneTrainer's output embeddings
+    words: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(BUNDLE):  # bundle_emb.<word>.<key>; both may hold full stops
+            own = next((one for one in every if key.endswith(f".{one}")), key.rpartition(".")[2])
+            words.setdefault(key[len(BUNDLE) : -len(own) - 1], {})[own] = tensor
+    if words:
+        return words  # the other tensors are a LoRA
+    if not every & tensors.keys():  # diffusers and InvokeAI name tensors after words
+        by_width = {width: key for key, width in zip(layout.keys, widths, strict=False)}
+        alone = len(layout.keys) == 1
+        return {
+            key: {layout.keys[0] if alone else by_width.get(tensor.shape[-1], key): tensor}
+            for key, tensor in tensors.items()
+        }
+    return {"": dict(tensors)}
+
+
+def _chosen(path: Path, words: Mapping[str, dict[str, Tensor]], word: str | None) -> tuple[str, dict[str, Tensor]]:
+    if word is None and len(words) == 1:
+        return next(iter(words.items()))
+    if word is None or word not in words:
+        what = "holds several words" if word is None else f"does not hold the word {word!r}"
+        raise CheckpointError(f"{path} {what}; import it with --word and one of: {', '.join(filter(None, words))}")
+    return word, words[word]
 
 
 def check_format(path: Path) -> None:
-    """Raises a CheckpointError for files that are not named as safetensors."""
+    """Raises a CheckpointError for files that are not there, or not named as safetensors."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a safetensors file")
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} is not a safetensors file; formats that run code when read are refused")
 
@@ -199,8 +296,8 @@ def layout_of(family: str) -> Layout:
     return LAYOUTS[family]
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors of a foreign file, and the architecture that its header names, "" if none.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a foreign file, and its metadata.
 
     Raises:
         CheckpointError: It is damaged or something else.
@@ -208,8 +305,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
-            architecture = (file.metadata() or {}).get("modelspec.architecture", "")
-            return {key: file.get_tensor(key) for key in file.keys()}, architecture.lower()  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}; copy it again") from error
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        whole = is_whole(path)
+    except (SafetensorError, OSError, ValueError, DataError, MemoryError) as error:
+        if lacks_memory(error):
+            raise OutOfMemory(f"{path} does not fit into memory; close what else uses it") from error
+        raise CheckpointError(f"{path} cannot be read as safetensors: {first_line(error)}; copy it again") from error
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its content is not what its hash was made of; copy it again")
+    return tensors, metadata

@@ -1,10 +1,10 @@
-"""Files of other tools as actions or actors: embeddings, LoRAs, and LoRAs with embeddings inside.
+"""Reads files of other tools as actions or actors: embeddings, LoRAs, and LoRAs with embeddings inside.
 
 LoRAs go through the stock loader of the model's own pipeline, which knows the spellings of diffusers, and for UNets
 those of A1111, kohya and OneTrainer, and are read back from the layers that it made. For SD3 it knows no other names,
 and for FLUX.1 only the published sizes and not all that it meets: there `twinact.export.kohya` reads them.
-Alphas that are tensors are multiplied in before: with different ones in a UNet, the loader of diffusers 0.42 takes the
-most frequent one for all.
+Scales are multiplied in before, and names brought into what these loaders know: see `twinact.export.spellings`. With
+different alphas in a UNet, the loader of diffusers 0.42 takes the most frequent one for all.
 """
 
 import re
@@ -18,30 +18,35 @@ from torch import Tensor
 from twinact import lora
 from twinact.action import Action
 from twinact.backbones import quiet
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.text import check_reach
 from twinact.configs import check_name
-from twinact.errors import CheckpointError, ConfigError
+from twinact.errors import CheckpointError, ConfigError, DataError, first_line
 from twinact.export import kohya
 from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
+from twinact.export.spellings import respelled
 
 # Keys of layers, told by how they begin and end: a word such as "exploration" or "soft_light" is a key, too.
 _LORA = re.compile(r"(^|[._])lora[._](.+\.)?weight$")
 _OTHER_ADAPTERS = {
     r"\.dora_scale$": "DoRA", r"\.lora_magnitude_vector\b": "DoRA", r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr",
     r"\.lora_mid\.": "LoCon", r"\.oft_": "OFT", r"\.diff(_b)?$": "full-weight", r"^lora_controlnet$": "ControlNet",
+    r"\.lora_B\.(default\.)?bias$": "LoRA with biases", r"\.[wb]_norm$": "norm", r"\.on_input$": "IA3",
+    r"\.[abc][12]\.weight$": "GLoRA",
 }  # fmt: skip
 _T5 = re.compile(r"^(lora_te|text_encoder).*encoder[._]block[._]|^text_encoders\.t5xxl\.")
-_DOWN = (".lora_down.weight", ".lora.down.weight", "lora_A.weight", "_lora.down.weight")
+_DOWN = (".lora_down.weight", lora.DOWN)
 
 
-def import_action(path: str | Path, family: str, *, name: str, backbone: Backbone) -> Action:
+def import_action(path: str | Path, family: str, *, name: str, backbone: Backbone, word: str | None = None) -> Action:
     """Read an embedding, a LoRA, or both in one file, of any of these tools.
 
     Args:
         path: A safetensors file; other formats run code when they are read, and are refused.
         family: Pipeline class of the model, as `twinact.backbones.family` gives it.
-        name: Of the action; free to choose.
+        name: Name of the action; free to choose.
         backbone: The model that it is for; has no LoRA attached, and is as before when this returns.
+        word: Which of several words in the file; None where it holds one or none.
 
     Returns:
         An action without coefficients; without vectors if the file is a LoRA alone.
@@ -56,15 +61,27 @@ def import_action(path: str | Path, family: str, *, name: str, backbone: Backbon
     keys, _ = read_tensors(path)
     with_lora = any(_LORA.search(key) for key in keys)
     for mark, kind in _OTHER_ADAPTERS.items():
-        found = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
-        if found is not None:
-            raise CheckpointError(f"{path} is a {kind} adapter ({found}); only LoRA and embeddings can be read")
+        marked = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
+        if marked is not None:
+            raise CheckpointError(f"{path} is a {kind} adapter ({marked}); only LoRA and embeddings can be read")
     vectors: tuple[Tensor, ...] = ()
+    meta: dict[str, Any] = {"imported": path.name}
     if not with_lora or any(key.startswith(BUNDLE) for key in keys):
         widths = [table.width for table in backbone.token_tables()]
-        vectors = tuple(import_embedding(path, family, name=name, model_id=backbone.model_id, widths=widths).vectors)
+        tables = backbone.token_tables()
+        found = import_embedding(
+            path, family, name=name, model_id=backbone.model_id, widths=widths, word=word,
+            plain=lambda encoder, text: tables[encoder].embed(text).float(),
+        )  # fmt: skip
+        vectors, meta = tuple(found.vectors), dict(found.meta)
+        try:
+            check_reach(backbone.token_tables(), {path.name: vectors})
+        except DataError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    elif word is not None:
+        raise CheckpointError(f"{path} holds no word, so that {word!r} cannot be chosen: leave --word out")
     weights = import_lora(path, backbone) if with_lora else {}
-    return Action(name, vectors, backbone.model_id, lora=weights, meta={"imported": path.name})
+    return Action(name, vectors, backbone.model_id, lora=weights, meta=meta)
 
 
 def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
@@ -72,16 +89,20 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
     path = Path(path)
     if next(lora.layers(backbone), None) is not None:
         raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
-    tensors = {key: tensor for key, tensor in read_tensors(path)[0].items() if not key.startswith(BUNDLE)}
+    read, header = read_tensors(path)
+    tensors = {key: tensor for key, tensor in read.items() if not key.startswith(BUNDLE)}
     _check_t5(path, tensors, backbone)
     with quiet():
         try:
-            state, metadata, modules = _converted(path, tensors, backbone)
+            state, modules = _converted(tensors, header, backbone)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         # Every converter reports names that it does not know in its own way.
         except Exception as error:
-            raise CheckpointError(f"{path} names its layers in an unknown way: {_first_line(error)}") from error
+            raise CheckpointError(
+                f"{path} names its layers in an unknown way, as in {min(tensors)!r} ({_first_mismatch(error)}): save "
+                "it in the layout of kohya's scripts or of diffusers"
+            ) from error
         pipeline = backbone.pipeline()
         stray = next((key for key in state if key.partition(".")[0] not in pipeline._lora_loadable_modules), None)
         if stray is not None:
@@ -89,11 +110,14 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
                 f"{path} has {stray!r}, which the loader of {type(pipeline).__name__} does not know: it is made for "
                 "another family, or adapts a part that cannot be"
             )
+        state = _with_kernels(state, backbone)
         _check_denoiser(path, state, backbone)
         try:
-            weights = _through_the_loader(state, metadata, backbone)
+            weights = _through_the_loader(state, backbone)
         except Exception as error:
-            raise CheckpointError(f"{path} does not fit model {backbone.model_id!r}: {_first_line(error)}") from error
+            raise CheckpointError(
+                f"{path} does not fit model {backbone.model_id!r}: {_first_mismatch(error)}"
+            ) from error
     if modules > len(weights) // 2:  # the loader leaves out what it cannot place
         raise CheckpointError(
             f"{path} adapts {modules} layers and model {backbone.model_id!r} has only {len(weights) // 2} of them: "
@@ -102,18 +126,20 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
     return weights
 
 
-def _converted(path: Path, tensors: dict[str, Tensor], backbone: Backbone) -> tuple[dict[str, Tensor], Any, int]:
-    """Tensors under the names of diffusers, the header's metadata as its loaders take it, and the number of layers."""
+def _converted(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str], backbone: Backbone
+) -> tuple[dict[str, Tensor], int]:
+    """Tensors under the names of diffusers, and the number of layers in the file."""
     pipeline = backbone.pipeline()
-    if not hasattr(pipeline, "unet") and any(kohya.knows(key) for key in tensors):
-        state = kohya.read(_with_alphas(tensors), backbone)
-        return state, None, len(state) // 2
-    extra: dict[str, Any] = {"unet_config": backbone.denoiser.config} if hasattr(pipeline, "unet") else {}
-    source: Any = path  # for the alphas in its header
-    if any(key.endswith(".alpha") for key in tensors) or len(tensors) < len(read_tensors(path)[0]):
-        source = _with_alphas(tensors)
-    state, *_, metadata = pipeline.lora_state_dict(source, return_lora_metadata=True, use_safetensors=True, **extra)
-    return state, metadata, sum(_layers_of(key) for key in tensors if key.endswith(_DOWN))
+    part = backbone.denoiser_name
+    spelled = respelled(tensors, header, encoders=len(backbone.token_tables()), part=part)
+    if part == "transformer" and any(kohya.knows(key) for key in spelled):
+        state = kohya.read(spelled, backbone)
+        return state, len(state) // 2
+    extra: dict[str, Any] = {"unet_config": backbone.denoiser.config} if part == "unet" else {}
+    state, *_ = pipeline.lora_state_dict(dict(spelled), return_lora_metadata=True, **extra)
+    state = respelled(state, {}, encoders=len(backbone.token_tables()), part=part)  # what was old came out old
+    return state, sum(_layers_of(key) for key in spelled if key.endswith(_DOWN))
 
 
 def _layers_of(key: str) -> int:
@@ -131,30 +157,25 @@ def _check_t5(path: Path, tensors: Mapping[str, Tensor], backbone: Backbone) -> 
         )
 
 
-def _with_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without alphas, which are multiplied into the second half of their LoRA: alpha / r · B."""
-    found = dict(tensors)
-    for key in [key for key in tensors if key.endswith(".alpha")]:
-        name = key.removesuffix(".alpha")
-        for down, up in (
-            (".lora_down.weight", ".lora_up.weight"),
-            (lora.DOWN, lora.UP),
-            (".down.weight", ".up.weight"),
-        ):
-            if name + up in found and name + down in found:
-                found[name + up] = float(found.pop(key)) / len(found[name + down]) * found[name + up].float()
-                break
+def _with_kernels(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """With the dimensions of the model's layers: tools write projections as convolutions of 1 × 1, or back."""
+    found = dict(state)
+    networks = backbone.pipeline().components
+    for key, tensor in state.items():
+        part, _, layer = key.removesuffix(lora.DOWN).removesuffix(lora.UP).partition(".")
+        module = dict(networks[part].named_modules()).get(layer) if tensor.ndim in (2, 4) else None
+        dimensions = getattr(getattr(module, "weight", None), "ndim", tensor.ndim)
+        if tensor.ndim == 4 and dimensions == 2 and tensor.shape[2:] == (1, 1):
+            found[key] = tensor[..., 0, 0]
+        elif tensor.ndim == 2 and dimensions == 4:
+            found[key] = tensor[..., None, None]
     return found
 
 
 def _check_denoiser(path: Path, state: Mapping[str, Tensor], backbone: Backbone) -> None:
     """Finds out what is wrong before the loader does, which says it in a page."""
-    from diffusers.utils import convert_unet_state_dict_to_peft
-
     part = next(name for name, module in backbone.pipeline().components.items() if module is backbone.denoiser)
     own = {key: tensor for key, tensor in state.items() if key.startswith(f"{part}.")}
-    if own and not any("lora_A" in key for key in own):
-        own = convert_unet_state_dict_to_peft(own)
     try:
         lora.check(backbone, own)
     except CheckpointError as error:
@@ -162,18 +183,16 @@ def _check_denoiser(path: Path, state: Mapping[str, Tensor], backbone: Backbone)
 
 
 @torch.no_grad()
-def _through_the_loader(state: dict[str, Tensor], metadata: Any, backbone: Backbone) -> dict[str, Tensor]:
-    """What the stock loaders make of it, with the header's alpha / r multiplied into B."""
+def _through_the_loader(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """What the stock loaders make of it."""
     pipeline = backbone.pipeline()
     try:
         for part in {key.partition(".")[0] for key in state}:
             network = getattr(pipeline, part)
             if network is backbone.denoiser:
-                network.load_lora_adapter(state, prefix=part, metadata=metadata, low_cpu_mem_usage=True)
+                network.load_lora_adapter(state, prefix=part, low_cpu_mem_usage=True)
             else:
-                pipeline.load_lora_into_text_encoder(
-                    state, None, network, prefix=part, metadata=metadata, low_cpu_mem_usage=True
-                )
+                pipeline.load_lora_into_text_encoder(state, None, network, prefix=part, low_cpu_mem_usage=True)
         found: dict[str, Tensor] = {}
         for name, layer in lora.layers(backbone):
             (adapter,) = layer.lora_A
@@ -184,6 +203,7 @@ def _through_the_loader(state: dict[str, Tensor], metadata: Any, backbone: Backb
         lora.detach(backbone)
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "size mismatch" in line), lines[0])[:300]
+def _first_mismatch(error: Exception) -> str:
+    """The line in which torch names the first layer of another size, else the first line."""
+    lines = str(error).splitlines()
+    return next((line.strip() for line in lines if "size mismatch" in line), first_line(error))[:300]

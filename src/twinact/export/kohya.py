@@ -1,4 +1,4 @@
-"""LoRA layers of SD3 and FLUX.1 under the names of kohya's scripts, and back.
+"""Translates LoRA layers of transformers into the names of kohya's scripts, and back.
 
 The names are those of the original code, in one word, as ComfyUI and Forge read them too. That code has one layer where
 diffusers has three or four (queries, keys, values and, in single blocks, the first half of the MLP), and a LoRA of it
@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from twinact.backbones.base import Backbone
+from twinact.backbones.backbone import Backbone
 from twinact.errors import CheckpointError, ConfigError
-from twinact.export.base import FLUX, SD3
+from twinact.export.target import CHROMA, FLUX, FLUX2, SD3, Z_IMAGE
 from twinact.lora import DOWN, UP
 
 _MLP_RATIO = 4  # of FLUX's single blocks
@@ -34,26 +34,56 @@ def _stream(block: str, names: str) -> dict[str, tuple[str, ...]]:
 
 _QKV, _ADDED = "attn.to_q attn.to_k attn.to_v", "attn.add_q_proj attn.add_k_proj attn.add_v_proj"
 _TIME_AND_TEXT = "time_text_embed.{}_embedder.linear_{}".format
+# The attention and the MLPs of FLUX.1, which Chroma has kept.
+_FLUX_BLOCKS = {
+    **_stream(
+        "double_blocks.# transformer_blocks.#",
+        f"img_attn.qkv: {_QKV}; img_attn.proj: attn.to_out.0; img_mlp.0: ff.net.0.proj; img_mlp.2: ff.net.2;"
+        f"txt_attn.qkv: {_ADDED}; txt_attn.proj: attn.to_add_out;"
+        "txt_mlp.0: ff_context.net.0.proj; txt_mlp.2: ff_context.net.2",
+    ),
+    **_stream("single_blocks.# single_transformer_blocks.#", f"linear1: {_QKV} proj_mlp; linear2: proj_out"),
+    "img_in": ("x_embedder",),
+    "txt_in": ("context_embedder",),
+    "final_layer.linear": ("proj_out",),
+}
+_Z_IMAGE_BLOCK = "attention.qkv: {}; attention.out: attention.to_out.0".format(_QKV.replace("attn", "attention"))
 # Name in the original code -> layers of diffusers, in the order of its rows.
 _TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     FLUX: {
+        **_FLUX_BLOCKS,
         **_stream(
-            "double_blocks.# transformer_blocks.#",
-            f"img_attn.qkv: {_QKV}; img_attn.proj: attn.to_out.0; img_mod.lin: norm1.linear;"
-            "img_mlp.0: ff.net.0.proj; img_mlp.2: ff.net.2;"
-            f"txt_attn.qkv: {_ADDED}; txt_attn.proj: attn.to_add_out; txt_mod.lin: norm1_context.linear;"
-            "txt_mlp.0: ff_context.net.0.proj; txt_mlp.2: ff_context.net.2",
+            "double_blocks.# transformer_blocks.#", "img_mod.lin: norm1.linear; txt_mod.lin: norm1_context.linear"
         ),
-        **_stream(
-            "single_blocks.# single_transformer_blocks.#",
-            f"linear1: {_QKV} proj_mlp; linear2: proj_out; modulation.lin: norm.linear",
-        ),
-        "img_in": ("x_embedder",),
-        "txt_in": ("context_embedder",),
+        **_stream("single_blocks.# single_transformer_blocks.#", "modulation.lin: norm.linear"),
         **{
             f"{original}_in.{way}_layer": (_TIME_AND_TEXT(own, number),)
             for original, own in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance"))
             for way, number in (("in", 1), ("out", 2))
+        },
+        "final_layer.adaLN_modulation.1": ("norm_out.linear",),
+    },
+    CHROMA: _FLUX_BLOCKS,
+    Z_IMAGE: {
+        name: layers
+        for block in ("layers", "noise_refiner", "context_refiner")
+        for name, layers in _stream(f"{block}.# {block}.#", _Z_IMAGE_BLOCK).items()
+    },
+    FLUX2: {
+        **_stream(
+            "double_blocks.# transformer_blocks.#",
+            f"img_attn.qkv: {_QKV}; img_attn.proj: attn.to_out.0; img_mlp.0: ff.linear_in; img_mlp.2: ff.linear_out;"
+            f"txt_attn.qkv: {_ADDED}; txt_attn.proj: attn.to_add_out;"
+            "txt_mlp.0: ff_context.linear_in; txt_mlp.2: ff_context.linear_out",
+        ),
+        **_stream("single_blocks.# single_transformer_blocks.#", "linear1: attn.to_qkv_mlp_proj; linear2: attn.to_out"),
+        "img_in": ("x_embedder",),
+        "txt_in": ("context_embedder",),
+        "time_in.in_layer": ("time_guidance_embed.timestep_embedder.linear_1",),
+        "time_in.out_layer": ("time_guidance_embed.timestep_embedder.linear_2",),
+        **{
+            f"{kind}_modulation{stream}.lin": (f"{kind}_modulation{stream}.linear",)
+            for kind, stream in (("double_stream", "_img"), ("double_stream", "_txt"), ("single_stream", ""))
         },
         "final_layer.linear": ("proj_out",),
         "final_layer.adaLN_modulation.1": ("norm_out.linear",),
@@ -87,7 +117,7 @@ _PLACES = {
 }
 # Their scale comes before their shift in diffusers, after it in the original code, if they have no more than the two.
 _SWAPPED = re.compile(r"(norm1_context|norm_out)\.linear$")
-_BLOCK = re.compile(r"(?<=blocks\.)\d+(?=\.)")
+_BLOCK = re.compile(r"(?<=blocks\.)\d+(?=\.)|(?<=layers\.)\d+(?=\.)|(?<=refiner\.)\d+(?=\.)")
 _HALF = re.compile(r"\.(lora_(?:down|up|A|B))\.weight$")
 _ORIGINAL = "original"
 # How names of other tools begin, in one word -> the part that they are for.
@@ -109,7 +139,7 @@ def fused(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
 
     Args:
         weights: As `twinact.lora` has it, all layers of the same rank r.
-        family: `twinact.export.base.SD3` or `FLUX`.
+        family: One of those with a table here.
 
     Raises:
         ConfigError: It adapts a layer that the original code does not have.
@@ -127,6 +157,20 @@ def fused(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
         flat = f"lora_unet_{original}".replace(".", "_")
         tensors[f"{flat}.lora_down.weight"], tensors[f"{flat}.lora_up.weight"] = down, up
         tensors[f"{flat}.alpha"] = torch.tensor(float(len(down)))
+    return tensors
+
+
+def dotted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA of Z-Image under the names of ai-toolkit, with alphas: ComfyUI and diffusers read no others both.
+
+    Args:
+        weights: As `twinact.lora` has it.
+    """
+    tensors = {}
+    for name in (key.removesuffix(DOWN) for key in weights if key.endswith(DOWN)):
+        theirs = f"diffusion_model.{name.partition('.')[2]}"
+        tensors[theirs + DOWN], tensors[theirs + UP] = weights[name + DOWN], weights[name + UP]
+        tensors[f"{theirs}.alpha"] = torch.tensor(float(len(weights[name + DOWN])))
     return tensors
 
 
@@ -181,6 +225,8 @@ def _names(backbone: Backbone) -> dict[tuple[str, str], list[tuple[str, int]]]:
             place = _place(name, type(pipeline).__name__) if part == "transformer" else None
             if place is not None:
                 found.setdefault((_ORIGINAL, place[0].replace(".", "_")), {})[place[1]] = layer
+            if type(pipeline).__name__ == Z_IMAGE:  # tools name its layers in both ways
+                found.setdefault((_ORIGINAL, name.replace(".", "_")), {0: layer})
     return {name: [layer for _, layer in sorted(layers.items())] for name, layers in found.items()}
 
 

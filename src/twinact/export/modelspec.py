@@ -1,39 +1,76 @@
-"""safetensors files with the plain-text metadata that other tools read: ModelSpec 1.0.1 (Stability AI)."""
+"""Writes safetensors files with the plain-text metadata that other tools read: ModelSpec 1.0.1 (Stability AI)."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from torch import Tensor
 
 from twinact import __version__
 from twinact.action import Action
-from twinact.files import tensor_hash
+from twinact.errors import ConfigError
+from twinact.storage import tensor_hash
 
+OF_LORAS = ("-lora", "-bundle")
+"""How the stems of LoRA files end, alone and with the word inside."""
 _ALIGNMENT = 8
-_FORMAT_VERSION = "1"  # of our own keys
+_FORMAT_VERSION = "2"  # of our own keys; 1 had no hash of the content
+_VERSION_KEY, _CONTENT_KEY = "twinact.format_version", "twinact.content_sha256"
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose bytes depend on its content alone, with the hash of its tensors in the metadata.
+    """A safetensors file whose bytes depend on its content alone, with hashes of it in the metadata.
 
     The library writes metadata in random order. ModelSpec's hash is over the bytes after the header, which stay where
-    they are when the header changes.
+    they are when the header changes; our own also covers what the header decides, see `is_whole`.
 
     Args:
         tensors: Name to tensor, on any device.
-        metadata: Text to text, without ``modelspec.hash_sha256``.
+        metadata: Text to text, without the hashes.
     """
     from safetensors.torch import save
 
     data = save({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)})
     length = int.from_bytes(data[:8], "little")
     table, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    full = {**metadata, "modelspec.hash_sha256": f"0x{hashlib.sha256(body).hexdigest()}"}
+    own_hash = hashlib.sha256(body).hexdigest()
+    full = {**metadata, "modelspec.hash_sha256": f"0x{own_hash}"}
+    full[_CONTENT_KEY] = _content_hash(full, table, own_hash)
     header = json.dumps({"__metadata__": dict(sorted(full.items())), **table}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % _ALIGNMENT)
     return len(header).to_bytes(8, "little") + header + body
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the hash in a file that `pack` wrote is that of its content; True for files of other tools.
+
+    Other tools keep ModelSpec's hash when they change the tensors, and may add what they like to the header.
+
+    Args:
+        path: A readable safetensors file.
+
+    Raises:
+        OSError, ValueError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        table = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        metadata = table.pop("__metadata__", {})
+        if _VERSION_KEY not in metadata:
+            return True
+        body = hashlib.file_digest(file, "sha256").hexdigest()
+    if metadata[_VERSION_KEY] == "1":
+        return bool(metadata.get("modelspec.hash_sha256") == f"0x{body}")
+    return bool(metadata.get(_CONTENT_KEY) == _content_hash(metadata, table, body))
+
+
+def _content_hash(metadata: Mapping[str, str], table: Mapping[str, object], body: str) -> str:
+    """SHA-256 in hex over all that decides what a reader makes of a file: tensors, their names, and what the header
+    says beside them, such as the alpha of a LoRA. People may change the words that describe it."""
+    described = {key for key in metadata if key.startswith("modelspec.") and key != "modelspec.architecture"}
+    deciding = {key: value for key, value in metadata.items() if key not in described and key != _CONTENT_KEY}
+    return hashlib.sha256(json.dumps([deciding, table, body], sort_keys=True).encode()).hexdigest()
 
 
 def trigger(name: str) -> str:
@@ -41,7 +78,13 @@ def trigger(name: str) -> str:
 
     A name may be a word that the model knows, which diffusers refuses as a token and A1111 would replace in every
     prompt. No tokenizer knows a word that begins so.
+
+    Raises:
+        ConfigError: The word would be the name of the LoRA file of another action: ComfyUI looks for names in all
+            folders below its own, and takes whichever comes first.
     """
+    if name.endswith(OF_LORAS):
+        raise ConfigError(f"action {name!r} cannot be exported: so end the files of LoRAs; copy it to another name")
     return f"twa-{name.removeprefix('twa-')}"
 
 
@@ -80,7 +123,7 @@ def about(action: Action, architecture: str, implementation: str, usage_hint: st
     config = action.meta.get("config")
     if config is not None:  # it was learned here
         own["config_sha256"] = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-        own |= {key: str(config[key]) for key in ("seed", "steps")}
+        own |= {key: str(config[key]) for key in ("seed", "steps") if key in config}
     return {f"modelspec.{key}": value for key, value in specified.items()} | {
         f"twinact.{key}": value for key, value in own.items()
     }

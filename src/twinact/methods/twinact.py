@@ -1,112 +1,162 @@
 """TwinAct: an action is a point in the space that action phrases span."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from twinact import PLACEHOLDER
 from twinact.action import Action
-from twinact.backbones.base import Backbone
-from twinact.backbones.weights import same_model
-from twinact.encoders import ActionEncoder
+from twinact.backbones.backbone import Backbone, TokenTable
+from twinact.backbones.weights import difference, same_model
+from twinact.configs import CLAUSE_MARK, LearnConfig, TwinActConfig
 from twinact.errors import ConfigError
-from twinact.files import tensor_hash
-from twinact.losses import similarity_loss
-from twinact.methods.base import Batch, ParameterGroup, denoise
+from twinact.intent import PoseTarget
+from twinact.intent.prompts import other_prompts
+from twinact.methods.losses import similarity_loss
+from twinact.methods.method import Batch, Given, ParameterGroup, denoise
+from twinact.readers import ActionEncoder
 from twinact.space import ActionSpace
+from twinact.storage import tensor_hash
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where learning begins. Letters in shapes: c clauses, s slots, r rank.
+
+    Attributes:
+        coefficients: Whitened coefficients.
+        mask: Slots that the action has; the others are left out.
+    """
+
+    coefficients: Float[Tensor, "c s r"]
+    mask: Bool[Tensor, "c s"]
+
+    @classmethod
+    def of(cls, text: str | None, space: ActionSpace, tables: list[TokenTable]) -> "Start":
+        """The points of phrases, which ";" separates; None begins at the mean of all phrases, with all slots.
+
+        Raises:
+            DataError: A phrase has no tokens.
+        """
+        if text is None:
+            shape = (1, space.slots, space.rank)
+            return cls(torch.zeros(shape), torch.ones(shape[:2], dtype=torch.bool))
+        points = [space.project_phrase(part.strip(), tables) for part in text.split(CLAUSE_MARK)]
+        coefficients, masks = (torch.stack(each) for each in zip(*points, strict=True))
+        return cls(coefficients.detach().float().cpu(), masks.cpu())
 
 
 class TwinAct:
-    """Learns whitened coefficients; loss = denoising + similarity_weight · similarity + prior_weight · mean(u²).
+    """Learns whitened coefficients, by any of three signals.
 
-    The similarity term compares the clean estimate of one exemplar with another exemplar, through a frozen encoder
-    that reads actions only: what two exemplars share is the action, and an exemplar's own estimate is nearly itself.
+    loss = pose_weight · pose + denoising_weight · denoising + similarity_weight · similarity + prior_weight · mean(u²)
+
+    The pose term is the distance between the exemplars' limb directions and those that the model means when others do
+    the action elsewhere: nothing but limb directions passes from the exemplars. The denoising term on the exemplars
+    passes all that their captions leave unsaid. The similarity term compares the clean estimate of one exemplar with
+    another exemplar, through a frozen encoder that reads actions only: what two exemplars share is the action.
 
     Args:
         space: Made from the backbone's own embeddings.
         encoder: Reads actions off clean latents; may be None when `similarity_weight` is 0.
+        target: The exemplars' pose; may be None when `pose_weight` is 0.
+        settings: With the weights decided; see `TwinActConfig.settled`.
         learning_rate: Of the coefficients, whose unit is their spread over the phrases.
-        similarity_weight, prior_weight: Factors of the terms, >= 0.
-        rank: Learn only this many leading components of every slot and hold the others at their start; None: all.
-        start: (slots, rank of the space) starting coefficients, None for zeros: the mean of all actions.
+        start: Where it begins.
 
     Raises:
-        ConfigError: The encoder is missing but needed, or `rank` or `start` does not fit the space.
+        ConfigError: A part is missing but needed, nothing would be learned from, or `rank` does not fit the space.
     """
 
-    name = "twinact"
+    name = TwinActConfig.name
 
     def __init__(
         self,
         space: ActionSpace,
         encoder: ActionEncoder | None,
+        target: PoseTarget | None,
+        settings: TwinActConfig,
         *,
         learning_rate: float,
-        similarity_weight: float,
-        prior_weight: float,
-        rank: int | None = None,
-        start: Float[Tensor, "slots rank"] | None = None,
+        start: Start,
     ) -> None:
-        if encoder is None and similarity_weight > 0:
+        if encoder is None and settings.similarity_weight > 0:
             raise ConfigError(
-                f"similarity_weight {similarity_weight:g} needs an action encoder and this backbone has none; "
+                f"similarity_weight {settings.similarity_weight:g} needs an action encoder and this backbone has none; "
                 "set similarity_weight to 0"
             )
-        if rank is not None and rank > space.rank:
-            raise ConfigError(f"rank {rank} is more than the {space.rank} that the action space has; use at most that")
-        if start is not None and start.shape != (space.slots, space.rank):
+        if target is None and settings.pose_weight:
             raise ConfigError(
-                f"start has shape {tuple(start.shape)}, the action space needs ({space.slots}, {space.rank})"
+                f"pose_weight {settings.pose_weight:g} needs exemplars whose pose is read and a model that shows early "
+                "which pose it means; set pose_weight to 0"
             )
-        self.space = space
-        self.encoder = encoder
-        self.learning_rate = learning_rate
-        self.similarity_weight = similarity_weight
-        self.prior_weight = prior_weight
-        self.start = torch.zeros(space.slots, space.rank) if start is None else start.detach().float().cpu().clone()
-        self.rank = space.rank if rank is None else rank
+        if not (settings.pose_weight or settings.denoising_weight or settings.similarity_weight):
+            raise ConfigError("pose_weight, denoising_weight and similarity_weight are all 0; set one above 0")
+        if settings.rank is not None and settings.rank > space.rank:
+            raise ConfigError(
+                f"rank {settings.rank} is more than the {space.rank} that the action space has; use at most that"
+            )
+        self.space, self.encoder, self.target, self.start = space, encoder, target, start
+        self.settings, self.learning_rate = settings, learning_rate
+        self.rank = space.rank if settings.rank is None else settings.rank
+
+    @classmethod
+    def from_config(cls, config: LearnConfig, given: Given) -> "TwinAct":
+        settings = config.method.settled(given.target is not None)
+        assert isinstance(settings, TwinActConfig) and given.space is not None
+        start = Start.of(config.start, given.space, given.backbone.token_tables())
+        rate = replace(config, method=settings).rate
+        return cls(given.space, given.encoder, given.target, settings, learning_rate=rate, start=start)
 
     @property
-    def coefficients(self) -> Float[Tensor, "slots rank"]:
+    def coefficients(self) -> Float[Tensor, "c s r"]:
         """All coefficients u: the learned leading ones, the others as they started. Only after `attach`."""
-        return torch.cat([self.leading, self._trailing], dim=1)
+        return torch.cat([self.leading, self._trailing], dim=2)
 
     def attach(self, backbone: Backbone) -> list[ParameterGroup]:
-        same_weights = same_model(self.space.model_id, backbone.model_id)
-        if self.space.tokenizer_hash != backbone.tokenizer_hash or not same_weights:
-            raise ConfigError(
-                f"the action space was built for {self.space.model_id!r} and the backbone is {backbone.model_id!r}; "
-                "build a space for it"
-            )
+        check_space(self.space, backbone)
         if isinstance(self.encoder, nn.Module):
             self.encoder.requires_grad_(False).eval().to(backbone.device)
         self._space = self.space.to(backbone.device)
-        start = self.start.to(backbone.device)
-        self.leading = nn.Parameter(start[:, : self.rank].clone())
-        self._trailing = start[:, self.rank :]
+        start = self.start.coefficients.to(backbone.device)
+        self._mask = self.start.mask.to(backbone.device)
+        self.leading = nn.Parameter(start[..., : self.rank].clone())
+        self._trailing = start[..., self.rank :]
         return [{"params": [self.leading], "lr": self.learning_rate}]
 
     def detach(self, backbone: Backbone) -> None:
         pass  # the backbone was never changed
 
     def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        u = self.coefficients
+        u, settings = self.coefficients, self.settings
         with torch.autocast(u.device.type, enabled=False):  # rounded vectors would not be those that are exported
-            vectors = self._space.reconstruct(u)
-        denoised = denoise(backbone, batch, vectors)
-        terms = {"denoising": denoised.loss, "prior": u.square().mean()}
-        total = denoised.loss + self.prior_weight * terms["prior"]
-        if self.encoder is not None and self.similarity_weight > 0:
-            estimate = backbone.clean(denoised.noised.x_t, denoised.noised.t, denoised.prediction)
-            with torch.no_grad():
-                wanted = self.encoder.encode(batch.partners.float())
-            terms["similarity"] = similarity_loss(self.encoder.encode(estimate.float()), wanted)
-            total = total + self.similarity_weight * terms["similarity"]
+            vectors = self._space.vectors(u, self._mask)
+        terms = {"prior": u.square().mean()}
+        total = settings.prior_weight * terms["prior"]
+        if settings.pose_weight and self.target is not None:
+            prompts = other_prompts(generator, settings.prompts_per_step, batch.captions)
+            noise = torch.randn((len(prompts), *batch.noise.shape[1:]), generator=generator).to(batch.noise)
+            cond = backbone.encode_text(prompts, {PLACEHOLDER: vectors})
+            terms["pose"] = self.target.distance(backbone, cond, noise).mean()
+            total = total + settings.pose_weight * terms["pose"]
+        if settings.denoising_weight or settings.similarity_weight:
+            denoised = denoise(backbone, batch, vectors)
+            terms["denoising"] = denoised.loss
+            total = total + (settings.denoising_weight or 0.0) * denoised.loss
+            if self.encoder is not None and settings.similarity_weight > 0:
+                estimate = backbone.clean(denoised.noised.x_t, denoised.noised.t, denoised.prediction)
+                with torch.no_grad():
+                    wanted = self.encoder.encode(batch.partners.float())
+                terms["similarity"] = similarity_loss(self.encoder.encode(estimate.float()), wanted)
+                total = total + settings.similarity_weight * terms["similarity"]
         return {"loss": total, **terms}
 
     def identity(self) -> dict[str, Any]:
-        return {"space": self.space.hash, "start": tensor_hash({"start": self.start})}
+        start = {"start": self.start.coefficients, "mask": self.start.mask}
+        return {"space": self.space.hash, "start": tensor_hash(start), "pose": self.target is not None}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"leading": self.leading.detach()}
@@ -116,4 +166,20 @@ class TwinAct:
         self.leading.copy_(state["leading"])
 
     def action(self, name: str, meta: dict[str, Any]) -> Action:
-        return Action.from_coefficients(name, self.space, self.coefficients, meta=meta)
+        if self.target is not None:
+            meta = {**meta, "pose": self.target.to_dict()}
+        return Action.from_coefficients(name, self.space, self.coefficients, mask=self._mask, meta=meta)
+
+
+def check_space(space: ActionSpace, backbone: Backbone) -> None:
+    """Makes sure that a space is that of a backbone.
+
+    Raises:
+        ConfigError: It was built for another model.
+    """
+    same_weights = same_model(space.model_id, backbone.model_id)
+    if space.tokenizer_hash != backbone.tokenizer_hash or not same_weights:
+        raise ConfigError(
+            f"the action space was built for {space.model_id!r} and the backbone is {backbone.model_id!r} "
+            f"({difference(space.model_id, backbone.model_id)}); build a space for it"
+        )

@@ -4,30 +4,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
-from twinact.encoders.pose import EncoderConfig, LatentActionEncoder, degrade
-from twinact.nano.data import SEGMENTS, PictureBatch, freely_posed, picture_batches, trained_part
+from twinact.nano.data import PictureBatch, freely_posed, picture_batches, trained_part
 from twinact.nano.fit import fit_module, visited_twice
 from twinact.nano.heatmaps import heat_loss
 from twinact.nano.recipe import Recipe
+from twinact.nano.vae import PatchCodes
+from twinact.readers.body import SEGMENTS
+from twinact.readers.latent import EncoderConfig, LatentActionEncoder, degrade
 from twinact.world.skeleton import JOINT_NAMES
 
 STREAM = 5
 
 
 def train_encoder(
-    recipe: Recipe, vae: AutoencoderKL, folder: Path, workers: int, report: Callable[[str], None]
-) -> LatentActionEncoder:
+    recipe: Recipe, codes: PatchCodes, device: torch.device, folder: Path, workers: int,
+    report: Callable[[str], None], *, start: LatentActionEncoder | None = None,
+) -> LatentActionEncoder:  # fmt: skip
     """Train to find the joints in latents that are noisy and blurred as a denoiser's early estimates are.
 
     Half of the poses are drawn freely: actions to be learned are those that no phrase names.
+
+    Args:
+        recipe: All numbers.
+        codes: Picture → latents.
+        device: Where it is trained.
+        folder: Keeps the checkpoint.
+        workers: Processes that draw.
+        report: Receives lines about progress.
+        start: An encoder whose weights it begins with where its configuration is the recipe's.
     """
-    device = vae.device
     torch.manual_seed(recipe.seed)
-    config = EncoderConfig(recipe.latent_channels, len(JOINT_NAMES), SEGMENTS)
-    encoder = LatentActionEncoder(config).to(device)
+    config = EncoderConfig(recipe.latent_channels, len(JOINT_NAMES), SEGMENTS, *recipe.encoder_widths)
+    encoder = LatentActionEncoder(config)
+    if start is not None and start.config == config:
+        encoder.load_state_dict(start.state_dict())
+    encoder = encoder.to(device)
     part, fit = trained_part(recipe), recipe.encoder
 
     def drawn(number: int) -> Iterator[PictureBatch]:
@@ -38,9 +51,7 @@ def train_encoder(
 
     def loss(step: int, batch: PictureBatch) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            latents = vae.encode(batch.images.to(device)).latent_dist.mode().float() * vae.config.scaling_factor
-            latents = degrade(latents, generator)
+        latents = degrade(codes.encode(batch.images.to(device)), generator)
         with torch.autocast(device.type, torch.bfloat16):
             heat = encoder(latents)
         return {"loss": heat_loss(heat, batch.joints.to(device))}

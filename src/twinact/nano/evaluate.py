@@ -1,4 +1,4 @@
-"""How good the embedded model and its judges are, in judged numbers."""
+"""How good the embedded model is, in judged numbers."""
 
 import math
 import time
@@ -11,29 +11,42 @@ import torch
 from PIL import Image
 
 from twinact import PLACEHOLDER
-from twinact.backbones.base import Backbone
-from twinact.bench.calibrate import AT_ONCE, drawn_scenes, round_trip
-from twinact.bench.judges import Judges, Verdict
-from twinact.bench.metrics import share
+from twinact.backbones.backbone import Backbone
 from twinact.errors import ConfigError
 from twinact.nano.between import between_pairs
+from twinact.nano.calibrate import AT_ONCE, drawn_scenes, round_trip
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.phrases import load_phrases
 from twinact.sample import generate
 from twinact.space import ActionSpace
+from twinact.statistics import share
 from twinact.world.captions import caption, with_article
 from twinact.world.draw import draw
+from twinact.world.judges.judges import Judges, Verdict
+from twinact.world.light import LIGHTS
 from twinact.world.meanings import meanings, phrase_holds
 from twinact.world.places import PLACES
-from twinact.world.sampling import sample_described
+from twinact.world.sampling import (
+    LIGHT_SHARES,
+    THING_SHARE,
+    sample_limb_by_limb,
+    sample_plain,
+    sample_scene,
+)
 from twinact.world.scene import Scene
+from twinact.world.splits import is_held_out_pose
+from twinact.world.things import THINGS
+
+KINDS = ("one phrase", "two phrases", "limb by limb")
+"""What prompts ask for: one or two phrases, or three or four that each name one limb."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A caption from the grammar and a scene that shows what it asks for."""
 
+    kind: str
     text: str
     scene: Scene
     phrases: tuple[str, ...]
@@ -43,49 +56,86 @@ class Prompt:
         return [phrase_holds(phrase, verdict.pose) for phrase in self.phrases]
 
 
-def prompts(count: int, seed: int) -> list[Prompt]:
-    """Captions of the grammar with known actors and places: one or two phrases, the place always said."""
-    part = drawn_part(RECIPE)
+def prompts(kind: str, count: int, seed: int) -> list[Prompt]:
+    """Captions that say everything: a known actor and place, phrases, things worn or held, and the light.
+
+    Args:
+        kind: One of `KINDS`.
+        count: How many.
+        seed: No training stream uses it.
+    """
+    part, index = drawn_part(RECIPE), 0
     result: list[Prompt] = []
-    index = 0
     while len(result) < count:
-        rng = np.random.default_rng([seed, 991, index])
+        rng = np.random.default_rng([seed, 991, KINDS.index(kind), index])
         index += 1
-        item = sample_described(rng, part)
-        if item.phrases:
-            scene = item.scene
-            text = caption(scene.actor, item.phrases, PLACES[scene.place].text, rng)
-            result.append(Prompt(text, scene, item.phrases))
+        if kind == "limb by limb":
+            posed, least = sample_limb_by_limb(rng, part.phrases, int(rng.integers(3, 5)), single=True), 3
+        else:
+            least = 1 + KINDS.index(kind)
+            posed = sample_plain(rng, part.phrases, least)
+        if len(posed.phrases) < least or is_held_out_pose(posed.pose):
+            continue
+        scene = sample_scene(rng, part, posed.pose)
+        text = caption(
+            scene.actor, posed.phrases, PLACES[scene.place].text, rng,
+            things=[THINGS[thing].words[0] for thing in scene.things], light=LIGHTS[scene.light].words[0],
+        )  # fmt: skip
+        result.append(Prompt(kind, text, scene, posed.phrases))
     return result
 
 
 def evaluate_nano(
-    backbone: Backbone, judges: Judges, count: int, seed: int, *, steps: int = 25, guidance: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    backbone: Backbone, judges: Judges, count: int, seed: int, *, steps: int | None = None,
+    guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[Image.Image]]:  # fmt: skip
-    """Draw `count` prompts and judge them.
+    """Draw `count` prompts of each of `KINDS`, and as many that leave place, things and light unsaid, and judge them.
 
     Returns:
         Judged shares with intervals, also by heading, actor and phrase, and pictures per second, as JSON; and the
-        pictures, each to the right of what the world draws for its prompt.
+        pictures of the first three sorts, each to the right of what the world draws for its prompt.
     """
+    steps = backbone.steps if steps is None else steps
     guidance = RECIPE.guidance if guidance is None else guidance
-    asked = prompts(count, seed)
-    seeds = [seed + index for index in range(count)]
+    asked = [prompt for kind in KINDS for prompt in prompts(kind, count, seed)]
+    unsaid = unsaid_prompts(count, seed)
+    texts = [prompt.text for prompt in asked] + unsaid
     began = time.perf_counter()
     pictures = generate(
-        backbone, [p.text for p in asked], seeds=seeds, steps=steps, guidance=guidance, progress=progress
-    )
-    rate = count / (time.perf_counter() - began)
+        backbone, texts, seeds=[seed + index for index in range(len(texts))], steps=steps, guidance=guidance,
+        progress=progress,
+    )  # fmt: skip
     facts = {
         "prompts": count,
         "seed": seed,
         "steps": steps,
         "guidance": guidance,
-        "pictures per second": round(rate, 2),
+        "pictures per second": round(len(texts) / (time.perf_counter() - began), 2),
     }
-    pairs = [_beside_truth(p.scene, picture) for p, picture in zip(asked, pictures, strict=True)]
-    return facts | _shares(asked, judges.judge(pictures)), pairs
+    verdicts = judges.judge(pictures)
+    pairs = [_beside_truth(p.scene, picture) for p, picture in zip(asked, pictures, strict=False)]
+    return facts | _shares(asked, verdicts[: len(asked)]) | {"unsaid": spread(verdicts[len(asked) :])}, pairs
+
+
+def unsaid_prompts(count: int, seed: int) -> list[str]:
+    """Prompts that name an actor and one phrase, and nothing else."""
+    said = (prompt for prompt in prompts("one phrase", count, seed + 1))
+    return [
+        caption(prompt.scene.actor, prompt.phrases, None, np.random.default_rng([seed, 997, index]))
+        for index, prompt in enumerate(said)
+    ]
+
+
+def spread(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """How often each place, thing and light is seen where nothing is said of it, over how often training showed it."""
+    count = len(verdicts)
+    trained = (
+        {place: 1 / len(RECIPE.places) for place in RECIPE.places}
+        | dict.fromkeys(THINGS, THING_SHARE)
+        | dict(zip(LIGHTS, LIGHT_SHARES, strict=True))
+    )
+    seen = [{v.place, v.light, *v.things} for v in verdicts]
+    return {name: round(sum(name in one for one in seen) / count / expected, 2) for name, expected in trained.items()}
 
 
 def _beside_truth(scene: Scene, picture: Image.Image) -> Image.Image:
@@ -96,20 +146,18 @@ def _beside_truth(scene: Scene, picture: Image.Image) -> Image.Image:
 
 
 def _shares(asked: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    rows = [
-        (p, v.actor == p.scene.actor, v.place == p.scene.place, p.action_right(v))
-        for p, v in zip(asked, verdicts, strict=True)
-    ]
+    rows = [(p, v, p.action_right(v)) for p, v in zip(asked, verdicts, strict=True)]
     headings = {phrase.text: phrase.heading for phrase in load_phrases()}
-    by_phrase = _grouped((phrase, hit) for p, _, _, right in rows for phrase, hit in zip(p.phrases, right, strict=True))
+    plain = [row for row in rows if row[0].kind != "limb by limb"]
+    by_phrase = _grouped((phrase, hit) for p, _, right in plain for phrase, hit in zip(p.phrases, right, strict=True))
     by_heading = _grouped((headings[phrase], hit) for phrase, hits in by_phrase.items() for hit in hits)
-    by_actor = _grouped((p.scene.actor, hit) for p, _, _, right in rows for hit in right)
+    by_actor = _grouped((p.scene.actor, hit) for p, _, right in plain for hit in right)
     return {
-        "actor": share([actor for _, actor, _, _ in rows]),
-        "place": share([place for _, _, place, _ in rows]),
-        "action of one phrase": share([right[0] for _, _, _, right in rows if len(right) == 1]),
-        "both of two phrases": share([all(right) for _, _, _, right in rows if len(right) == 2]),
-        "all three": share([actor and place and all(right) for _, actor, place, right in rows]),
+        **{kind: share([all(right) for p, _, right in rows if p.kind == kind]) for kind in KINDS},
+        "actor": share([v.actor == p.scene.actor for p, v, _ in rows]),
+        "place": share([v.place == p.scene.place for p, v, _ in rows]),
+        "things": share([v.things == p.scene.things for p, v, _ in rows]),
+        "light": share([v.light == p.scene.light for p, v, _ in rows]),
         "phrases by heading": {name: share(by_heading[name]) for name in sorted(by_heading)},
         "phrases by actor": {name: share(by_actor[name]) for name in sorted(by_actor)},
         "phrases": {name: f"{sum(by_phrase[name])}/{len(by_phrase[name])}" for name in sorted(by_phrase)},
@@ -143,7 +191,7 @@ def measured_pairs(space: ActionSpace, count: int, seed: int) -> list[tuple[str,
 
 def evaluate_between(
     backbone: Backbone, space: ActionSpace, judges: Judges, pairs: Sequence[tuple[str, str]], seed: int, *,
-    steps: int = 25, guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
+    steps: int | None = None, guidance: float | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Whether points between two phrases of the space (see `measured_pairs`) are drawn as poses between theirs.
 
@@ -152,7 +200,7 @@ def evaluate_between(
     least half of it in all, and at no point goes back by more than a twentieth.
     """
     guidance = RECIPE.guidance if guidance is None else guidance
-    table, asked = meanings(), prompts(4, seed)
+    table, asked = meanings(), prompts("one phrase", 4, seed)
     shares = torch.linspace(0, 1, 5)
     monotone, ways = [], []
     for number, (a, b) in enumerate(pairs):
@@ -201,12 +249,3 @@ def evaluate_vae(
     mean, half = psnr.mean(), 1.96 * psnr.std(ddof=1) / math.sqrt(count)
     figures = {"psnr, mean dB": mean, "low": mean - half, "high": mean + half, "psnr, lowest dB": psnr.min()}
     return {name: round(float(value), 2) for name, value in figures.items()} | {"count": count}
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 8, zoom: int = 2) -> Image.Image:
-    """Pictures of one size in rows, each enlarged `zoom` times."""
-    width, height = pictures[0].size
-    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
-    for index, picture in enumerate(pictures):
-        sheet.paste(picture, (index % columns * width, index // columns * height))
-    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.BICUBIC)

@@ -1,6 +1,7 @@
 """The training loop of every part of nano: resumable, logged, with an exponential moving average."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,18 +12,28 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from twinact.files import read_safetensors, write_safetensors
+from twinact.errors import TwinactError
 from twinact.nano.recipe import Fit
+from twinact.storage import read_safetensors, write_safetensors
 
 CHECKPOINT_SECONDS = 120.0
 REPORT_SECONDS = 15.0
+# Looking at a loss makes a GPU finish what it was given, so it is not done in every step.
+_CHECKED_EVERY = 16
 _FILE, _KIND = "state.safetensors", "nano-state"
 Seen = TypeVar("Seen")
 
 
-def schedule(step: int, fit: Fit) -> float:
-    """Learning-rate factor: linear warm-up, then linear to zero (Bergsma et al., "Straight to Zero", 2025)."""
-    return min(1.0, (step + 1) / fit.warmup_steps) * (fit.steps - step) / fit.steps
+def schedule(step: int, fit: Fit, seconds: float = 0.0) -> float:
+    """Learning-rate factor: linear warm-up, then linear to zero (Bergsma et al., "Straight to Zero", 2025).
+
+    Args:
+        step: Number of the step.
+        fit: Its length in steps and minutes.
+        seconds: How long the training has taken so far.
+    """
+    done = max(step / fit.steps, seconds / (60 * fit.minutes))
+    return min(1.0, (step + 1) / fit.warmup_steps) * max(1 - done, 0.0)
 
 
 def visited_twice(draw: Callable[[int], Iterator[Seen]], step: int) -> Iterator[Seen]:
@@ -69,15 +80,19 @@ def fit_module(
     module.train()
     source, waited = batches(start), 0.0
     began = last_save = last_report = time.monotonic()
+    paused = -state.seconds
     with (folder / "log.jsonl").open("a") as log:
-        for step in range(start, fit.steps):
+        for step in range(start, fit.steps if schedule(start, fit, state.seconds) else start):
             asked = time.monotonic()
             seen = next(source)
             waited += time.monotonic() - asked
             terms = loss(step, seen)
-            state.update(step, terms["loss"])
             now = time.monotonic()
-            last_step = step + 1 == fit.steps
+            state.seconds = now - began - paused
+            state.update(step, terms["loss"])
+            if step % _CHECKED_EVERY == 0 and not math.isfinite(float(terms["loss"].detach())):
+                raise TwinactError(f"{folder.name}: the loss of step {step} is not finite; {folder} is as it was saved")
+            last_step = step + 1 == fit.steps or schedule(step + 1, fit, state.seconds) == 0
             if last_step or now - last_report > REPORT_SECONDS:
                 values = {n: round(float(v.detach()), 5) for n, v in terms.items()}
                 rate = (step + 1 - start) / (now - began)
@@ -87,7 +102,7 @@ def fit_module(
                 }
                 log.write(json.dumps({"step": step + 1, **values, **speed}) + "\n")
                 log.flush()
-                left = (fit.steps - step - 1) / rate / 60
+                left = min((fit.steps - step - 1) / rate, 60 * fit.minutes - state.seconds) / 60
                 report(
                     f"{folder.name}: {step + 1}/{fit.steps} {values} {rate * fit.batch_size:.0f}/s, "
                     f"{speed['waiting']:.0%} of the time waiting for data, {left:.1f} min left"
@@ -99,15 +114,21 @@ def fit_module(
                     with torch.no_grad(), state.averaged():
                         preview(step + 1)
                 last_save = time.monotonic()
+                paused += last_save - now
+            if last_step:
+                break
     state.load(state.average)
     module.eval()
 
 
 class _State:
-    """Everything of a run that changes: parameters, their average, and the optimiser."""
+    """Everything of a run that changes: parameters, their average, and the optimiser.
+
+    torch's AveragedModel would hold a second module; here only the parameters that learn are averaged and saved.
+    """
 
     def __init__(self, module: nn.Module, fit: Fit) -> None:
-        self.module, self.fit = module, fit
+        self.module, self.fit, self.seconds = module, fit, 0.0
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
@@ -116,7 +137,7 @@ class _State:
 
     def update(self, step: int, loss: Tensor) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.fit.learning_rate * schedule(step, self.fit)
+            group["lr"] = self.fit.learning_rate * schedule(step, self.fit, self.seconds)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
@@ -145,7 +166,7 @@ class _State:
             moments = self.optimizer.state[parameter]
             tensors |= {f"p.{name}": parameter.detach(), f"a.{name}": self.average[name]}
             tensors |= {f"m.{name}": moments["exp_avg"], f"v.{name}": moments["exp_avg_sq"]}
-        header = {"kind": _KIND, "version": 1, "step": step}
+        header = {"kind": _KIND, "version": 1, "step": step, "seconds": self.seconds}
         write_safetensors(folder / _FILE, {n: t.cpu().contiguous() for n, t in tensors.items()}, header)
 
     def restore(self, folder: Path) -> int:
@@ -162,4 +183,5 @@ class _State:
                 "exp_avg": tensors[f"m.{name}"].to(parameter.device),
                 "exp_avg_sq": tensors[f"v.{name}"].to(parameter.device),
             }
+        self.seconds = float(header["seconds"])
         return int(header["step"])

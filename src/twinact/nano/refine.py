@@ -12,100 +12,115 @@ mean of the two is the best estimate. So what counts is the distance from the ne
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPTokenizer
 
-from twinact.backbones.base import TokenTable
-from twinact.backbones.text import Spliced, encode, splice
-from twinact.encoders import LatentActionEncoder
-from twinact.encoders.pose import degrade, joint_positions, segment_directions
 from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
-from twinact.nano.unet import PICTURES, Denoising, build_scheduler, cache_pictures
-from twinact.nano.wishes import SEEN_SEGMENTS, Wishes
+from twinact.nano.text import token_ids
+from twinact.nano.unet import Denoising, autocast, build_scheduler, learn_along
+from twinact.nano.wishes import Wishes
+from twinact.readers import LatentActionEncoder
+from twinact.readers.body import SEGMENTS
+from twinact.readers.latent import degrade, joint_positions, segment_directions
 
 _EVERY = 4  # which step draws; the others see true pictures alone
-# A drawing of this many steps, and the first of them, which decide the pose. Now and then the others are read instead.
-_STEPS, _FIRST, _OTHERS_EVERY = 9, 4, 8
+# The first steps of a drawing, which decide the pose. Now and then the others are read instead.
+_FIRST, _OTHERS_EVERY = 4, 8
 # Estimates are read a little blurred and noisy, so that no change of them that only the encoder sees helps.
 _MAX_BLUR, _MAX_NOISE = 0.3, 0.15
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a step draws: words, directions (b, poses, segments, 2) of the poses that they may mean, and the noise
-    (b, c, h, w) to begin with. Words that mean fewer poses than others repeat their first.
+class _Asked(NamedTuple):
+    """What a step draws: ids (b, l) of the words and of those mixed in, and how much (b,); directions
+    (b, poses, segments, 2) of the poses that they may mean, with weights (b, segments); and the noise (b, c, h, w) to
+    begin with. Words that mean fewer poses than others repeat their first.
     """
 
-    words: Spliced
-    wanted: Tensor
+    ids: Tensor
+    second: Tensor
+    share: Tensor
+    poses: Tensor
+    weights: Tensor
     noise: Tensor
 
 
+class _Asking(Dataset):
+    """What every step asks for that draws, by its number alone."""
+
+    def __init__(self, recipe: Recipe, tokenizer: CLIPTokenizer) -> None:
+        self.recipe, self.tokenizer, self.wishes = recipe, tokenizer, Wishes(recipe)
+
+    def __getitem__(self, step: int) -> _Asked:
+        recipe, side = self.recipe, self.recipe.image_size // 8
+        wished = self.wishes.of(step, recipe.drawings)
+        most = max(len(wish.poses) for wish in wished)
+        poses = [torch.cat([w.poses, w.poses[:1].expand(most - len(w.poses), -1, -1)]) for w in wished]
+        ids, second = (
+            token_ids(self.tokenizer, words, recipe.max_tokens)
+            for words in ([wish.words for wish in wished], [wish.second for wish in wished])
+        )
+        share, weights = torch.tensor([w.share for w in wished]), torch.stack([w.weights for w in wished])
+        generator = torch.Generator().manual_seed(recipe.seed + step)
+        noise = torch.randn(len(wished), recipe.latent_channels, side, side, generator=generator)
+        return _Asked(ids, second, share, torch.stack(poses), weights, noise)
+
+
 def pose_distance(
-    found: Float[Tensor, "steps b segments 2"], wanted: Float[Tensor, "b poses segments 2"], slack: float
+    found: Float[Tensor, "steps b segments 2"],
+    wanted: Float[Tensor, "b poses segments 2"],
+    weights: Float[Tensor, "b segments"],
+    slack: float,
 ) -> Float[Tensor, " b"]:
-    """Mean distance of segments' directions, beyond the slack, from those of the nearest pose.
+    """Weighted mean distance of segments' directions, beyond the slack, from those of the nearest pose.
 
     It is one pose for all steps of a drawing, or they would pull it in different ways.
     """
     # The root of zero has no slope.
     distance = (found[:, :, None] - wanted).square().sum(-1).add(1e-8).sqrt()  # (steps, b, poses, segments)
-    return F.relu(distance - slack).mean((0, 3)).amin(1)
+    beyond = F.relu(distance - slack) * weights[:, None]
+    return (beyond.mean(0).sum(2) / weights.sum(1, keepdim=True)).amin(1)
 
 
 def refine_unet(
     recipe: Recipe,
-    vae: AutoencoderKL,
-    text: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
+    denoising: Denoising,
     unet: UNet2DConditionModel,
     encoder: LatentActionEncoder,
+    tokenizer: CLIPTokenizer,
     folder: Path,
-    pictures_folder: Path,
     workers: int,
     report: Callable[[str], None],
 ) -> None:
     """Train `unet` further, on poses of its own drawings and, so that it forgets nothing, on true pictures.
 
-    The layers of `text` learn along, since words of two phrases at once are what is understood least; its embeddings,
-    which span the action space, stay.
+    The layers of the text tower learn along, since words of several phrases at once are what is understood least.
 
     Directions of segments within `recipe.pose_slack` of what is asked are right enough: what a caption leaves unsaid
     varies by as much.
     """
-    device, fit = text.device, recipe.refine
-    pictures = cache_pictures(recipe, vae, tokenizer, pictures_folder / PICTURES, workers, report)
-    denoising = Denoising(recipe, pictures, text, tokenizer, fit.batch_size)
+    text, device, fit = denoising.text, denoising.device, recipe.refine
     encoder = encoder.requires_grad_(False).eval().to(device)
-    for name, parameter in text.named_parameters():
-        parameter.requires_grad_("embedding" not in name)
+    learn_along(text)
     unet.to(device).set_attn_processor(AttnProcessor())
     scheduler = build_scheduler()
-    table = TokenTable("text_encoder", tokenizer, text.get_input_embeddings().weight)
-    wishes = Wishes(recipe, table)
-
-    def asked(step: int, like: Tensor) -> _Asked:
-        wished = wishes.of(step)
-        vectors = {placeholder: v for wish in wished for placeholder, v in wish.vectors.items()}
-        most = max(len(wish.poses) for wish in wished)
-        wanted = [torch.cat([w.poses, w.poses[:1].expand(most - len(w.poses), -1, -1)]) for w in wished]
-        noise = torch.randn(len(wished), *like.shape[1:], generator=torch.Generator().manual_seed(recipe.seed + step))
-        words = splice(table, [wish.words for wish in wished], vectors, recipe.max_tokens)
-        return _Asked(words.to(device), torch.stack(wanted).to(device), noise.to(device))
+    asking = _Asking(recipe, tokenizer)
 
     def batches(step: int) -> Iterator[tuple[dict[str, Tensor], _Asked | None]]:
+        drawing = range(-(-step // _EVERY) * _EVERY, fit.steps, _EVERY)
+        asked = iter(DataLoader(asking, batch_size=None, sampler=drawing, num_workers=workers))
         for number in range(step, fit.steps):
             true = denoising.batch(number)
-            yield true, asked(number, true["latents"]) if number % _EVERY == 0 else None
+            yield true, _Asked(*(x.to(device) for x in next(asked))) if number % _EVERY == 0 else None
 
     def predict(x_t: Tensor, t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return unet(x_t, t, encoder_hidden_states=hidden).sample, hidden
@@ -114,15 +129,16 @@ def refine_unet(
         """Mean `pose_distance` of a step's drawings, over those of their steps that are read."""
         generator = torch.Generator().manual_seed(recipe.seed + step)
         others = step // _EVERY % _OTHERS_EVERY == _OTHERS_EVERY - 1
-        read = range(_FIRST, _STEPS) if others else range(_FIRST)
-        scheduler.set_timesteps(_STEPS)  # forgets the drawing before
+        read = range(_FIRST, recipe.drawing_steps) if others else range(_FIRST)
+        scheduler.set_timesteps(recipe.drawing_steps)  # forgets the drawing before
         x, found = wish.noise, []
-        told = encode(text, wish.words).last_hidden_state
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            untold = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
+        with autocast(device):
+            told = denoising.read({"ids": wish.ids, "second": wish.second, "share": wish.share})
+            with torch.no_grad():
+                untold = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
         for number, t in enumerate(scheduler.timesteps[: read.stop]):
             times = t.to(device).expand(len(x))
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 with torch.no_grad():
                     without = predict(x, times, untold)[0].float()
                 with torch.set_grad_enabled(number in read):
@@ -131,9 +147,9 @@ def refine_unet(
                 if number in read:
                     estimate = denoising.noising.clean(x, times, velocity)
                     heat = encoder(degrade(estimate, generator, _MAX_BLUR, _MAX_NOISE))
-                    found.append(segment_directions(joint_positions(heat), SEEN_SEGMENTS))
+                    found.append(segment_directions(joint_positions(heat), SEGMENTS))
             x = scheduler.step(velocity.detach(), t, x).prev_sample
-        return pose_distance(torch.stack(found), wish.wanted, recipe.pose_slack).mean()
+        return pose_distance(torch.stack(found), wish.poses, wish.weights, recipe.pose_slack).mean()
 
     def loss(step: int, seen: tuple[dict[str, Tensor], _Asked | None]) -> dict[str, Tensor]:
         true, wish = seen

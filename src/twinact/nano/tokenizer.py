@@ -11,21 +11,25 @@ from transformers import CLIPTokenizer
 
 from twinact.phrases import load_phrases
 from twinact.world.bodies import ACTORS
-from twinact.world.captions import MEDIA
+from twinact.world.captions import GENERIC, MEDIA
+from twinact.world.light import LIGHTS
 from twinact.world.places import PLACES
+from twinact.world.things import THINGS
 
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
-_EXTRA_WORDS = "a an the and while with who is are of in on at someone person figure doing posing action , ."
+_EXTRA_WORDS = "a an the and while with who is are of in on at doing posing action , ."
 
 
 def build_tokenizer(max_tokens: int) -> CLIPTokenizer:
-    """The tokenizer of nano: every word of the 832 phrases, the actors and the places is one token.
+    """The tokenizer of nano: every word of the world's captions is one token.
 
     Args:
         max_tokens: Context length, with the two special tokens.
     """
     texts = [phrase.text for phrase in load_phrases()] + list(ACTORS) + [place.text for place in PLACES.values()]
-    return train_tokenizer({word for text in (*texts, *MEDIA, _EXTRA_WORDS) for word in text.split()}, max_tokens)
+    texts += [words for kind in (THINGS, LIGHTS) for one in kind.values() for words in one.words]
+    texts += [*GENERIC, *MEDIA, _EXTRA_WORDS]
+    return train_tokenizer({word for text in texts for word in text.split()}, max_tokens)
 
 
 def train_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:

@@ -1,36 +1,41 @@
 """From the world to the shipped weights, part by part; every part resumes where it stopped."""
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from twinact.backbones import load, quiet
-from twinact.backbones.base import Backbone
-from twinact.begun import Marker
-from twinact.bench.judges import Judges, train_judges
-from twinact.encoders import LatentActionEncoder, load_action_encoder
+from twinact.backbones.facts import ModelFacts
 from twinact.errors import ConfigError
+from twinact.intent import intended_pose
+from twinact.intent.pose_table import pose_table
 from twinact.nano.data import drawn_part, trained_part
 from twinact.nano.encoder import train_encoder
-from twinact.nano.evaluate import contact_sheet
-from twinact.nano.recipe import Recipe
+from twinact.nano.judges import train_judges
+from twinact.nano.pictures import Pictures
+from twinact.nano.recipe import Fit, Recipe
 from twinact.nano.refine import refine_unet
 from twinact.nano.text import train_text
 from twinact.nano.tokenizer import build_tokenizer
-from twinact.nano.unet import build_scheduler, build_unet, train_unet
-from twinact.nano.vae import train_vae
-from twinact.nano.vision import train_vision
-from twinact.workflow import SPACE_FILE, build_space
+from twinact.nano.unet import Denoising, build_scheduler, build_unet, train_unet
+from twinact.nano.vae import PatchCodes, train_vae
+from twinact.readers import load_action_encoder
+from twinact.runs.marker import Marker
+from twinact.sheets import contact_sheet
+from twinact.space.build import SPACE_FILE, build_space
 from twinact.world.captions import with_article
+from twinact.world.judges.judges import Judges
 from twinact.world.places import PLACES
 from twinact.world.scene import WORLD_VERSION
 
@@ -38,12 +43,10 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 MARKER = Marker("recipe.json", "nano")
-PARTS = ("text", "vae", "encoder", "unet", "refine", "vision", "judges")
+PARTS = ("text", "vae", "encoder", "unet", "refine", "judges")
 _BUILDS_ON = {
-    "encoder": ("vae",), "unet": ("text", "vae"), "refine": ("text", "vae", "encoder", "unet"), "vision": ("text",),
-    "judges": ("vae",),
+    "encoder": ("vae",), "unet": ("text", "vae"), "refine": ("text", "vae", "encoder", "unet"), "judges": ("vae",),
 }  # fmt: skip
-_KEPT = ("text", "vae")  # with a model to start from
 _PREVIEW_PHRASES = (
     "arms spread wide",
     "kicking left",
@@ -70,145 +73,183 @@ def train_nano(
     Args:
         recipe: All numbers; stored in ``run/recipe.json``.
         run: Run folder; the same call goes on where an earlier one stopped. Parts may differ.
-        parts: Which parts to train now, of `PARTS`; the parts they build on are trained first, or taken from `start`.
-            None: all.
-        start: A model folder to go on from: its text tower (unless refined) and VAE are kept as they are, its UNet and
-            judges are where training begins. None starts from nothing.
+        parts: Which parts to train now, of `PARTS`; the parts that they build on are trained first, or taken from
+            `start`. None: all.
+        start: A model folder to go on from: every part begins with its weights, and latents stay the codes that its
+            VAE makes. Its words and the size of its pictures may be fewer. None starts from nothing.
         workers: Processes that draw pictures.
         report: Receives lines about progress.
 
     Raises:
-        ConfigError: The run was begun with another recipe, world or start; `start` does not fit the recipe; a part
-            that it keeps is to be trained.
+        ConfigError: The run was begun with another recipe, world or start; a part of `start` that is not trained now
+            does not fit the recipe.
         TwinactError: The folder holds something else, or `start` cannot be read. Nothing is written then.
     """
-    kept = () if start is None else _KEPT
-    for part in parts or ():
-        if part in kept:
-            raise ConfigError(f"part {part!r} of the model to start from is kept; train it without --start")
-    chosen = [part for part in PARTS if (part in parts if parts else part not in kept)]
-    needed = () if start is not None else (need for part in chosen for need in _BUILDS_ON.get(part, ()))
-    wanted = {*chosen, *needed}
+    chosen = set(parts or PARTS)
+    if start is None:
+        chosen |= {need for part in chosen for need in _BUILDS_ON.get(part, ())}
     MARKER.read(run)  # refuses a folder that is not ours before anything takes time
-    began = time.monotonic()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(recipe.seed)
-    before = None if start is None else _open(start, recipe, device)
-    judged = None if start is None or "judges" not in wanted or not (start / "judges").is_dir() else start / "judges"
-    judges = Judges() if judged is None else Judges.load(judged)
-    settings = {"recipe": asdict(recipe), "world_version": WORLD_VERSION, "start": before and before.model_id}
+    settings = {"recipe": asdict(recipe), "world_version": WORLD_VERSION, "start": start and load(start).model_id}
     MARKER.begin(run, settings)
-
     model = run / "nano"
     if start is not None and not model.exists():
         copy = run / ".nano"  # what is not trained now stays as it was
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(start, copy).rename(model)
-    if before is None:
-        tokenizer, unet, text, vae = build_tokenizer(recipe.max_tokens), build_unet(recipe), None, None
-    else:
-        pipeline = before.pipeline()
-        tokenizer, unet, text, vae = pipeline.tokenizer, pipeline.unet, pipeline.text_encoder, pipeline.vae
-    if "vae" in wanted:
-        vae = train_vae(recipe, run / "vae", workers, device, report).requires_grad_(False)
-        _save_half(vae, model / "vae")
-    if "text" in wanted:
-        text = train_text(recipe, tokenizer, run / "text", workers, device, report).requires_grad_(False)
-        _save_half(text, model / "text_encoder")
-        tokenizer.save_pretrained(model / "tokenizer")
-    encoder = None
-    if "encoder" in wanted:
-        encoder = train_encoder(recipe, vae, run / "encoder", workers, report)
-        encoder.save(model / "action_encoder")
-    if "unet" in wanted:
-
-        def preview(unet: "UNet2DConditionModel", step: int) -> None:
-            pipeline = _pipeline(vae, text, tokenizer, unet, None)
-            preview_sheet(pipeline, recipe).save(run / f"preview_{step:06d}.png")
-
-        torch.manual_seed(recipe.seed)
-        unet.requires_grad_(True)
-        train_unet(recipe, vae, text, tokenizer, unet, run / "unet", workers, report, preview)
-        _save_half(unet, model / "unet")
-    if "refine" in wanted:
-        unet.requires_grad_(True)
-        reader = encoder if encoder is not None else _encoder_of(start)
-        seen = run / "unet"
-        refine_unet(recipe, vae, text, tokenizer, unet, reader, run / "refine", seen, workers, report)
-        _save_half(unet, model / "unet")
-        _save_half(text, model / "text_encoder")
-    if "vision" in wanted:
-        vision = train_vision(recipe, text, tokenizer, run / "vision", workers, report)
-        _save_half(vision, model / "image_encoder")
-    if "judges" in wanted:
-        train_judges(recipe, judges.to(device), vae, run / "judges", workers, report)
-        judges.save(model / "judges")
-    if wanted - {"encoder", "judges"}:
+    making = _Making(recipe, run, start, workers, report)
+    for part in PARTS:
+        if part in chosen:
+            began = time.monotonic()
+            getattr(making, part)()
+            _note(model, {part: asdict(getattr(recipe, part))}, time.monotonic() - began)
+    if chosen - {"judges"}:  # the space holds poses as the encoder sees them
         _join(model, recipe)
-    card = {
-        "world_version": WORLD_VERSION,
-        "recipe": asdict(recipe),
-        "hardware": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "seconds_of_last_call": round(time.monotonic() - began),
-    }
-    (model / "training.json").write_text(json.dumps(card, indent=2) + "\n")
     return model
 
 
-def _encoder_of(start: Path | None) -> LatentActionEncoder:
-    encoder = None if start is None else load_action_encoder(start)
-    if encoder is None:
-        raise ConfigError(f"model '{start}' has no action encoder to refine with; train part 'encoder' too")
-    return encoder
+class _Making:
+    """The parts of one model: each method trains one, writes it to the model folder, and keeps it for the next."""
 
+    def __init__(
+        self, recipe: Recipe, run: Path, start: Path | None, workers: int, report: Callable[[str], None]
+    ) -> None:
+        self.recipe, self.run, self.start, self.workers, self.report = recipe, run, start, workers, report
+        self.model = run / "nano"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-def _open(start: Path, recipe: Recipe, device: torch.device) -> Backbone:
-    backbone = load(start, device)
-    side = recipe.image_size // 4
-    needed = ("StableDiffusion", (recipe.latent_channels, side, side), recipe.text_width)
-    found = (type(backbone).__name__, backbone.latent_shape, backbone.token_tables()[0].weight.shape[1])
-    if found != needed:
-        raise ConfigError(
-            f"model '{start}' does not fit the recipe: family, shape of the latents and width of the text tower are "
-            f"{found} and must be {needed}; give a model of this recipe"
+    def text(self) -> None:
+        before = None if self.start is None else (_text_of(self.model), _tokenizer_of(self.model))
+        tokenizer = build_tokenizer(self.recipe.max_tokens)
+        tower = train_text(
+            self.recipe, tokenizer, self.run / "text", self.workers, self.device, self.report, start=before
         )
-    return backbone
+        _save_half(tower, self.model / "text_encoder")
+        tokenizer.save_pretrained(self.model / "tokenizer")
+
+    def vae(self) -> None:
+        before = None if self.start is None else _vae_of(self.start)
+        vae = train_vae(self.recipe, self.run / "vae", self.workers, self.device, self.report, start=before)
+        _save_half(vae, self.model / "vae")
+
+    def encoder(self) -> None:
+        before = None if self.start is None else load_action_encoder(self.start)
+        folder = self.run / "encoder"
+        encoder = train_encoder(self.recipe, self.codes, self.device, folder, self.workers, self.report, start=before)
+        encoder.save(self.model / "action_encoder")
+
+    def unet(self) -> None:
+        unet, denoising = self._unet(), self._denoising(self.recipe.unet)
+
+        def preview(step: int) -> None:
+            pipeline = _pipeline(_vae_of(self.model).to(self.device), denoising.text, self.tokenizer, unet)
+            preview_sheet(pipeline, self.recipe).save(self.run / f"preview_{step:06d}.png")
+
+        train_unet(self.recipe, denoising, unet, self.run / "unet", self.report, preview)
+        self._keep(unet, denoising)
+
+    def refine(self) -> None:
+        unet, denoising = self._unet(), self._denoising(self.recipe.refine)
+        encoder = load_action_encoder(self.model)
+        if encoder is None:
+            raise ConfigError(f"model '{self.model}' has no action encoder to refine with; train part 'encoder' first")
+        folder = self.run / "refine"
+        refine_unet(self.recipe, denoising, unet, encoder, self.tokenizer, folder, self.workers, self.report)
+        self._keep(unet, denoising)
+
+    def judges(self) -> None:
+        judges = Judges()
+        if self.start is not None and (self.start / "judges").is_dir():
+            judges.take_over(self.start / "judges")
+        vae = _vae_of(self.model).to(self.device)
+        folder = self.run / "judges"
+        train_judges(self.recipe, judges.to(self.device), vae, folder, self.workers, self.report)
+        judges.save(self.model / "judges")
+
+    @cached_property
+    def codes(self) -> PatchCodes:
+        """What latents are: the linear codes that the VAE imitates."""
+        return PatchCodes.of(_vae_of(self.model if self.start is None else self.start), self.recipe, self.workers)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        return _tokenizer_of(self.model)
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        folder = self.run / "pictures"
+        return Pictures(self.recipe, self.codes, self.tokenizer, folder, self.workers, self.device, self.report)
+
+    def _denoising(self, fit: Fit) -> Denoising:
+        text = _text_of(self.model)
+        if text.config.max_position_embeddings != self.recipe.max_tokens:
+            raise ConfigError(
+                f"the text tower of '{self.model}' reads {text.config.max_position_embeddings} tokens and the recipe "
+                f"has {self.recipe.max_tokens}; train part 'text' too"
+            )
+        return Denoising(self.recipe, self.pictures, text.to(self.device), self.tokenizer, fit.batch_size)
+
+    def _unet(self) -> "UNet2DConditionModel":
+        from diffusers import UNet2DConditionModel
+
+        folder = self.model / "unet"
+        torch.manual_seed(self.recipe.seed)
+        unet = UNet2DConditionModel.from_pretrained(folder).float() if folder.is_dir() else build_unet(self.recipe)
+        return unet.to(self.device)
+
+    def _keep(self, unet: "UNet2DConditionModel", denoising: Denoising) -> None:
+        _save_half(unet, self.model / "unet")
+        _save_half(denoising.text, self.model / "text_encoder")
+
+
+def _vae_of(model: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(model / "vae").float().requires_grad_(False).eval()
+
+
+def _text_of(model: Path) -> CLIPTextModel:
+    return CLIPTextModel.from_pretrained(model / "text_encoder").float().eval()
+
+
+def _tokenizer_of(model: Path) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(model / "tokenizer")
+
+
+def _note(model: Path, trained: dict[str, Any], seconds: float) -> None:
+    """Add what one call trained to the model's ``training.json``."""
+    path = model / "training.json"
+    card = json.loads(path.read_text()) if path.exists() else {}
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    card.setdefault("calls", []).append(
+        {"world_version": WORLD_VERSION, "hardware": hardware, "seconds": round(seconds), **trained}
+    )
+    path.write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _join(model: Path, recipe: Recipe) -> None:
     """Make a pipeline of the parts in a model folder, and its action space, once there are enough to draw."""
-    if not all((model / name).is_dir() for name in ("vae", "text_encoder", "unet")):
+    if not all((model / part).is_dir() for part in ("vae", "text_encoder", "tokenizer", "unet")):
         return
+    from diffusers import UNet2DConditionModel
+
     with quiet():
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
-
-        vision = model / "image_encoder"
-        pipeline = _pipeline(
-            AutoencoderKL.from_pretrained(model / "vae"),
-            CLIPTextModel.from_pretrained(model / "text_encoder"),
-            CLIPTokenizer.from_pretrained(model / "tokenizer"),
-            UNet2DConditionModel.from_pretrained(model / "unet"),
-            CLIPVisionModelWithProjection.from_pretrained(vision) if vision.is_dir() else None,
-        )
-        pipeline.scheduler.save_pretrained(model / "scheduler")
-        if pipeline.feature_extractor is not None:
-            pipeline.feature_extractor.save_pretrained(model / "feature_extractor")
-        pipeline.save_config(model)
+        unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    pipeline = _pipeline(_vae_of(model), _text_of(model), _tokenizer_of(model), unet)
+    pipeline.scheduler.save_pretrained(model / "scheduler")
+    pipeline.save_config(model)
+    ModelFacts(guidance=recipe.guidance, steps=recipe.drawing_steps, intent_steps=1).write(model)
     known = drawn_part(recipe).phrases  # a phrase belongs in the space only when the model can draw it
-    build_space(load(model, device="cpu"), phrases=known).save(model / SPACE_FILE)
+    backbone = load(model, device="cpu")
+    space, intent = build_space(backbone, phrases=known), intended_pose(backbone)
+    poses = None if intent is None else pose_table(backbone, intent, known, drawings=recipe.phrase_drawings)
+    replace(space, poses=poses).save(model / SPACE_FILE)
 
 
-def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any, vision: Any) -> "StableDiffusionPipeline":
+def _pipeline(vae: Any, text: Any, tokenizer: Any, unet: Any) -> "StableDiffusionPipeline":
     with quiet():  # transformers remarks on import that torchvision is missing
         from diffusers import StableDiffusionPipeline
-        from transformers import CLIPImageProcessorPil
 
-    extractor = vision and CLIPImageProcessorPil(size=vision.config.image_size, crop_size=vision.config.image_size)
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(), safety_checker=None,
-        feature_extractor=extractor, image_encoder=vision, requires_safety_checker=False,
+        feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -226,9 +267,8 @@ def preview_sheet(pipeline: "StableDiffusionPipeline", recipe: Recipe) -> Image.
     generators = [torch.Generator().manual_seed(7) for _ in prompts]
     with torch.autocast(pipeline.device.type, torch.bfloat16):
         images = pipeline(
-            prompts, num_inference_steps=12, guidance_scale=recipe.guidance, generator=generators,
-            height=recipe.image_size, width=recipe.image_size,
-        ).images  # fmt: skip
+            prompts, num_inference_steps=recipe.drawing_steps, guidance_scale=recipe.guidance, generator=generators
+        ).images
     return contact_sheet(images, columns=len(_PREVIEW_PHRASES))
 
 
@@ -239,5 +279,5 @@ def _save_half(module: nn.Module, folder: Path) -> None:
     # transformers loads in the precision that the config names, diffusers in float32; the two must not clash.
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    if "dtype" in config:
-        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    config.pop("_name_or_path", None)  # a folder of this machine
+    path.write_text(json.dumps(config | ({"dtype": "float32"} if "dtype" in config else {}), indent=2) + "\n")

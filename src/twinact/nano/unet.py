@@ -1,35 +1,30 @@
-"""The denoiser of nano: a UNet with cross-attention on the frozen text tower, trained on cached latents."""
+"""The denoiser of nano: a UNet with cross-attention on the text tower, trained on the codes of drawn pictures."""
 
-import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from twinact.backbones.noising import DDPMNoising
-from twinact.nano.data import drawn_part, picture_batches
 from twinact.nano.fit import fit_module
 from twinact.nano.heatmaps import heat_loss, limb_map
+from twinact.nano.pictures import Pictures
 from twinact.nano.recipe import Recipe
+from twinact.nano.text import mixed, token_ids
 from twinact.world.skeleton import JOINT_NAMES
-
-STREAM = 3
-PICTURES = "pictures"
-"""Folder, within that of the UNet's run, that keeps latents and captions."""
 
 
 def build_unet(recipe: Recipe) -> UNet2DConditionModel:
     """An untrained UNet; the two lower resolutions attend to the text."""
     torch.manual_seed(recipe.seed)
     return UNet2DConditionModel(
-        sample_size=recipe.image_size // 4,
+        sample_size=recipe.image_size // 8,
         in_channels=recipe.latent_channels,
         out_channels=recipe.latent_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -57,60 +52,6 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-def cache_pictures(
-    recipe: Recipe, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, workers: int,
-    report: Callable[[str], None],
-) -> dict[str, Tensor]:  # fmt: skip
-    """Draw and encode `distinct_pictures` once; goes on where it was stopped.
-
-    Returns:
-        Memory maps by name: ``latents`` (n, c, h, w) float16, scaled; ``masks`` (n, 1, h, w) uint8, the figure's share
-        of each latent cell from 0 to 255; ``joints`` (n, 17, 2) float32 in picture units; ``ids`` (n, l) int32 of the
-        captions.
-    """
-    count, size = recipe.distinct_pictures, recipe.image_size // 4
-    folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "count.txt"
-    start = int(done.read_text()) if done.exists() else 0
-    shapes = {
-        "latents": ((recipe.latent_channels, size, size), np.float16),
-        "masks": ((1, size, size), np.uint8),
-        "joints": ((len(JOINT_NAMES), 2), np.float32),
-        "ids": ((recipe.max_tokens,), np.int32),
-    }
-    maps = {
-        name: np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="r+" if start else "w+", dtype=dtype, shape=(count, *shape)
-        )
-        for name, (shape, dtype) in shapes.items()
-    }
-    batch_size, began = 250, time.monotonic()
-    batches = picture_batches(
-        recipe, drawn_part(recipe), batch_size, count, stream=STREAM, start=start, workers=workers
-    )
-    for number, batch in enumerate(batches):
-        with torch.no_grad(), torch.autocast(vae.device.type, torch.bfloat16):
-            encoded = vae.encode(batch.images.to(vae.device)).latent_dist.mode() * vae.config.scaling_factor
-        now = slice(start, start + len(batch.scenes))
-        maps["latents"][now] = encoded.float().cpu().numpy()
-        maps["masks"][now] = (F.adaptive_avg_pool2d(batch.masks, size) * 255).round().byte().numpy()
-        maps["joints"][now] = batch.joints.numpy()
-        maps["ids"][now] = token_ids(tokenizer, [item.caption for item in batch.scenes]).numpy()
-        start = now.stop
-        if number % 20 == 19 or start == count:
-            for array in maps.values():
-                array.flush()
-            done.write_text(str(start))
-            rate = (number + 1) * batch_size / (time.monotonic() - began)
-            report(f"pictures: {start}/{count} {rate:.0f}/s {(count - start) / rate / 60:.1f} min left")
-    return {name: torch.from_numpy(array) for name, array in maps.items()}
-
-
-def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Ids (b, l) of captions, padded to the context length."""
-    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
 class _Guided(nn.Module):
     """A UNet with a head that reads heat maps of the joints off the output of its second stage upwards."""
 
@@ -136,104 +77,118 @@ class _Guided(nn.Module):
 
 
 class Denoising:
-    """The denoising loss on cached pictures, weighted towards the figure and most towards the bones of its limbs."""
+    """The denoising loss on drawn pictures, weighted towards the figure and most towards the bones of its limbs.
+
+    Args:
+        recipe: The weights.
+        pictures: What is learned from.
+        text: The text tower; its layers may learn along.
+        tokenizer: Of the tower.
+        batch_size: Pictures a step.
+    """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        pictures: dict[str, Tensor],
-        text: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        batch_size: int,
+        self, recipe: Recipe, pictures: Pictures, text: CLIPTextModel, tokenizer: CLIPTokenizer, batch_size: int
     ) -> None:
-        self.recipe, self.text, self.batch_size = recipe, text.requires_grad_(False).eval(), batch_size
+        self.recipe, self.pictures, self.text, self.batch_size = recipe, pictures, text, batch_size
         self.device = text.device
-        if self.device.type == "cuda":  # a GPU has room for all, and would wait for what comes from outside
-            pictures = {name: values.to(self.device) for name, values in pictures.items()}
-        self.pictures = pictures
-        self.unsaid = token_ids(tokenizer, [""]).to(self.device)
+        self.unsaid = token_ids(tokenizer, [""], recipe.max_tokens).to(self.device)
         self.noising = DDPMNoising(build_scheduler().alphas_cumprod.to(self.device), "v_prediction")
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """What a step sees, by its number alone: some captions are empty, for classifier-free guidance."""
-        chosen = _visit(self.recipe, step, self.batch_size).to(self.device)
+        batch = self.pictures.batch(step, self.batch_size)
         generator = torch.Generator(self.device).manual_seed(self.recipe.seed + step)
-        batch = {name: values[chosen] for name, values in self.pictures.items()}
-        told = torch.rand(len(chosen), 1, generator=generator, device=self.device) >= self.recipe.caption_dropout
-        batch["ids"] = torch.where(told, batch["ids"], self.unsaid)
+        told = torch.rand(self.batch_size, 1, generator=generator, device=self.device) >= self.recipe.caption_dropout
+        batch |= {name: torch.where(told, batch[name], self.unsaid) for name in ("ids", "second")}
         batch["noise"] = torch.randn(batch["latents"].shape, generator=generator, device=self.device)
         return batch
+
+    def read(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """States (b, l, d) of the text."""
+        with mixed(self.text, batch["second"], batch["share"]):
+            return self.text(input_ids=batch["ids"]).last_hidden_state
 
     def loss(
         self, step: int, batch: dict[str, Tensor], predict: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         """The loss, and what else `predict` gave for (noisy latents, times, states of the text)."""
-        mask = batch["masks"].float() / 255
         generator = torch.Generator().manual_seed(self.recipe.seed + step)
-        t = self.noising.sample_t(len(mask), generator, self.recipe.noise_bias)
-        noised = self.noising.add(batch["latents"].float(), batch["noise"], t)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.text(input_ids=batch["ids"]).last_hidden_state
-            prediction, more = predict(noised.x_t, noised.t, hidden)
-        limbs = limb_map(batch["joints"], mask.shape[-1])
-        weight = 1 + (self.recipe.figure_weight - 1) * mask + self.recipe.limbs_weight * limbs
+        t = self.noising.sample_t(self.batch_size, generator, self.recipe.noise_bias)
+        noised = self.noising.add(batch["latents"], batch["noise"], t)
+        with autocast(self.device):
+            prediction, more = predict(noised.x_t, noised.t, self.read(batch).float())
+        limbs = limb_map(batch["joints"], batch["masks"].shape[-1])
+        weight = 1 + (self.recipe.figure_weight - 1) * batch["masks"] + self.recipe.limbs_weight * limbs
         return (weight * (prediction.float() - noised.target).square()).mean() / weight.mean(), more
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is exact enough; weights are not cached between calls, which graphs of kernels cannot use."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+def learn_along(text: CLIPTextModel) -> None:
+    """Let a text tower learn beside a denoiser, but for its embeddings, which span the action space."""
+    for name, parameter in text.named_parameters():
+        parameter.requires_grad_("embedding" not in name)
 
 
 def train_unet(
     recipe: Recipe,
-    vae: AutoencoderKL,
-    text: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
+    denoising: Denoising,
     unet: UNet2DConditionModel,
     folder: Path,
-    workers: int,
     report: Callable[[str], None],
-    preview: Callable[[UNet2DConditionModel, int], None] | None = None,
+    preview: Callable[[int], None] | None = None,
 ) -> None:
-    """Train `unet` with the denoising loss on (latents, caption) pairs.
+    """Train `unet` and the layers of the text tower with the denoising loss.
 
     An auxiliary head reads the joints off features half way up, at every noise level, and is thrown away afterwards.
     From noise alone the words are all there is to read them from, so they matter early (compare the alignment of
     features in REPA, Yu et al. 2024; the world knows the joints, which is more than a pretrained encoder would).
     """
-    pictures = cache_pictures(recipe, vae, tokenizer, folder / PICTURES, workers, report)
-    denoising = Denoising(recipe, pictures, text, tokenizer, recipe.unet.batch_size)
-    guided = _Guided(unet).to(text.device)
+    text = denoising.text
+    guided = _Guided(unet).to(denoising.device)
+    learn_along(text)
     # The backward pass of fused attention takes a third of a step on CPUs, and was not finite in bf16 on an H200.
     unet.set_attn_processor(AttnProcessor())
-    if text.device.type == "cuda":
-        guided.compile()
+    parts = nn.ModuleDict({"guided": guided, "text": text})
+    predict = _as_one_kernel(guided, denoising, report) if denoising.device.type == "cuda" else guided
 
     def batches(step: int) -> Iterator[dict[str, Tensor]]:
         for number in range(step, recipe.unet.steps):
             yield denoising.batch(number)
 
     def loss(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        error, heat = denoising.loss(step, batch, guided)
+        error, heat = denoising.loss(step, batch, predict)
         seen_joints = heat_loss(heat.float(), batch["joints"])
         return {"loss": error + recipe.joints_weight * seen_joints, "denoising": error, "joints": seen_joints}
 
-    def show(step: int) -> None:
-        if preview is not None:
-            preview(unet, step)
-
-    fit_module(guided, batches, loss, recipe.unet, folder, report, show)
+    fit_module(parts, batches, loss, recipe.unet, folder, report, preview)
     guided.release()
+    text.requires_grad_(False)
     unet.set_default_attn_processor()
 
 
-def _visit(recipe: Recipe, step: int, size: int) -> Tensor:
-    """Indices of the pictures of a step: rounds in which every picture comes once, shuffled anew each time."""
-    count = recipe.distinct_pictures
-    positions = torch.arange(step * size, (step + 1) * size)
-    rounds = positions // count
-    chosen = [
-        _order(recipe.seed, epoch, count)[positions[rounds == epoch] % count] for epoch in rounds.unique().tolist()
-    ]
-    return torch.cat(chosen)
+def _as_one_kernel(guided: _Guided, denoising: Denoising, report: Callable[[str], None]) -> Callable[..., Any]:
+    """`guided` as a CUDA graph: its kernels are so small that starting each takes longer than running it."""
+    batch = denoising.batch(0)
+    hidden = denoising.read(batch).detach().float().requires_grad_()
+    times = torch.zeros(len(hidden), dtype=torch.long, device=denoising.device)
+    guided.train()
+    with autocast(denoising.device):
+        graphed = torch.cuda.make_graphed_callables(_Plain(guided), (batch["latents"], times, hidden))
+    report("unet: runs as one graph of kernels")
+    return graphed
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng([seed, STREAM, 2, epoch]).permutation(count))
+class _Plain(nn.Module):
+    """A module that holds another, for `make_graphed_callables`, which replaces the forward of what it is given."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x_t: Tensor, t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(x_t, t, hidden)

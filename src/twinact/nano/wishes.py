@@ -1,36 +1,32 @@
 """What nano is asked to draw while it is refined, and the poses that its drawings may then show."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from twinact.backbones.base import TokenTable
-from twinact.encoders.pose import segment_directions
-from twinact.groups import group_tokens
-from twinact.nano.between import between_pairs
-from twinact.nano.data import SEGMENTS, described, drawn_part
+from twinact.nano.data import Worded, drawn_part, worded
 from twinact.nano.recipe import Recipe
-from twinact.world.captions import caption
+from twinact.readers.body import SEGMENTS
+from twinact.readers.latent import segment_directions
 from twinact.world.draw import joints
 from twinact.world.meanings import meanings
-from twinact.world.places import PLACES
 from twinact.world.pose import Pose
-from twinact.world.sampling import possible_poses, rest_pose
+from twinact.world.sampling import possible_poses
 from twinact.world.scene import Scene
 from twinact.world.skeleton import JOINT_NAMES
-from twinact.world.splits import is_held_out_pose
 
 STREAM = 41
-SEEN_SEGMENTS = (*SEGMENTS, (JOINT_NAMES.index("r_hip"), JOINT_NAMES.index("l_hip")))
-"""What the pose is read from: a body that is turned and one that leans differ in the line between the hips only."""
 _STRIDE = 1000  # scenes that a step may look at; it finds its own without those of the steps before
-# How many drawings of what. A sixth of all phrases leave a choice of poses, but they are what is drawn wrong most.
-_SINGLE, _SEVERAL, _BETWEEN = 11, 11, 8
-_SLOTS = 3  # of the action space, as it is built by default
+# The share of drawings whose words leave a choice of poses: a sixth of all phrases, but what is drawn wrong most.
+_CHOICES = 0.25
+_TRUNK = ("root_rotation", "torso_lean")
+# The degree of freedom that moves a segment's end, by the joint that it ends in; all others are of the trunk.
+_ENDS = {"elbow": "shoulder", "hand": "elbow", "knee": "hip", "foot": "knee", "toe": "knee"}
+_MOVED_BY = {f"{side}_{end}": f"{side}_{dof}" for side in "lr" for end, dof in _ENDS.items()}
 
 
 @dataclass(frozen=True)
@@ -38,64 +34,63 @@ class Wish:
     """A picture to draw.
 
     Attributes:
-        words: Its caption.
-        poses: Directions (poses, segments, 2) of `SEEN_SEGMENTS` in each of the poses that the words may mean.
-        vectors: Of a placeholder among the words, (slots, width).
+        words, second: Its caption, and the text that is mixed into it; see `Worded`.
+        share: How much of the second text is mixed in, in [0, 1].
+        poses: Directions (poses, segments, 2) of `SEGMENTS` in each of the poses that the words may mean.
+        weights: (segments,) 1 for what the words say, 0 for what they leave open.
     """
 
     words: str
+    second: str
+    share: float
     poses: Tensor
-    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Tensor
 
 
 class Wishes:
-    """Captions that mean one pose, captions that leave a choice, and points between two phrases, whose poses lie
-    between theirs. None asks for a custom action.
-    """
+    """Captions of the training, some of which leave a choice of poses. None asks for a custom action."""
 
-    def __init__(self, recipe: Recipe, table: TokenTable) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.part = recipe, drawn_part(recipe)
-        grouped = {phrase: group_tokens(phrase, [table], _SLOTS) for phrase in self.part.phrases}
-        self.vectors = {
-            phrase: torch.stack([group.vector for group in groups]).float()
-            for phrase, groups in grouped.items()
-            if len(groups) == _SLOTS
-        }
-        self.pairs = between_pairs(list(self.vectors), measured=False)
 
-    def of(self, step: int) -> list[Wish]:
+    def of(self, step: int, size: int) -> list[Wish]:
         """The wishes of a step, by its number alone."""
         rng = np.random.default_rng([self.recipe.seed, STREAM, step, 1])
-        scenes = (described(self.recipe, self.part, index, STREAM) for index in count(step * _STRIDE))
-        single: list[Wish] = []
-        several: list[Wish] = []
-        while len(single) < _SINGLE or len(several) < _SEVERAL:
+        scenes = (worded(self.recipe, self.part, index, STREAM, 1) for index in count(step * _STRIDE))
+        wanted = {True: round(_CHOICES * size)}
+        wanted[False] = size - wanted[True]
+        found: list[Wish] = []
+        while any(wanted.values()):
             item = next(scenes)
-            choice = any(len(meanings()[phrase]) > 1 for phrase in item.phrases)
-            kind, room = (several, _SEVERAL) if choice else (single, _SINGLE)
-            poses = possible_poses(item.phrases, rng) if len(kind) < room else []
-            if poses:
-                kind.append(Wish(item.caption, _directions(item.scene, poses)))
-        between: list[Wish] = []
-        while len(between) < _BETWEEN:
-            wish = self._between(next(scenes).scene, f"<between-{len(between)}>", rng)
-            between += [] if wish is None else [wish]
-        return single + several + between
+            choice = any(len(meanings()[phrase]) > 1 for phrase in item.phrases[0])
+            wish = _wish(item, choice, rng) if wanted[choice] else None
+            if wish is not None:
+                wanted[choice] -= 1
+                found.append(wish)
+        return found
 
-    def _between(self, scene: Scene, placeholder: str, rng: np.random.Generator) -> Wish | None:
-        """A point between two phrases, drawn with a scene's actor and place; None where it is a custom action."""
-        a, b = self.pairs[rng.integers(len(self.pairs))]
-        share = rng.uniform()
-        (start,), (end,) = meanings()[a], meanings()[b]
-        middle = {n: (1 - share) * t.value + share * end.targets[n].value for n, t in start.targets.items()}
-        pose = rest_pose(rng).with_values(middle)
-        if is_held_out_pose(pose):
-            return None
-        words = caption(scene.actor, [placeholder], PLACES[scene.place].text, rng, placeholder=True)
-        vectors = {placeholder: torch.lerp(self.vectors[a], self.vectors[b], share)}
-        return Wish(words, _directions(scene, [pose]), vectors)
+
+def _wish(item: Worded, choice: bool, rng: np.random.Generator) -> Wish | None:
+    """None where the words say nothing of the pose, or could only mean a custom action."""
+    poses = possible_poses(item.phrases[0], rng) if choice else [item.scene.pose]
+    weights = _said(item)
+    if not poses or not weights.any():
+        return None
+    (words, second), share = item.captions[0], 0.0 if choice else item.share
+    return Wish(words, words if choice else second, share, _directions(item.scene, poses), weights)
+
+
+def _said(item: Worded) -> Tensor:
+    """Which segments the caption fixes: all, where words name the pose and the rest is at ease, or those it names."""
+    phrases = item.phrases[0]
+    if not phrases or item.posed.way == "plain":
+        return torch.full((len(SEGMENTS),), float(bool(phrases)))
+    named = {name for phrase in phrases for way in meanings()[phrase] for name in way.targets}
+    trunk = item.posed.way == "limbs" or any(name in named for name in _TRUNK)
+    ends = [JOINT_NAMES[end] for _, end in SEGMENTS]
+    return torch.tensor([float(_MOVED_BY[end] in named if end in _MOVED_BY else trunk) for end in ends])
 
 
 def _directions(scene: Scene, poses: Sequence[Pose]) -> Tensor:
     positions = np.stack([joints(replace(scene, pose=pose)) for pose in poses])
-    return segment_directions(torch.from_numpy(positions).float(), SEEN_SEGMENTS)
+    return segment_directions(torch.from_numpy(positions).float(), SEGMENTS)

@@ -1,4 +1,4 @@
-"""The action phrases from which an action space is built."""
+"""The action phrases from which an action space is built, and words that are no actions."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +27,21 @@ def load_phrases() -> tuple[Phrase, ...]:
     Raises:
         DataError: The file is missing, malformed or names a phrase twice.
     """
-    source = resources.files(__name__) / "actions.txt"
+    return _shipped("actions.txt")
+
+
+@cache
+def load_other_words() -> tuple[Phrase, ...]:
+    """Words that are no actions: actors, places, things, light and styles, which an action space should keep out.
+
+    Raises:
+        DataError: As `load_phrases`.
+    """
+    return _shipped("others.txt")
+
+
+def _shipped(name: str) -> tuple[Phrase, ...]:
+    source = resources.files(__name__) / name
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,52 +1,58 @@
-"""Captions: an actor, one or two action phrases, usually a place, in varied wording."""
+"""Captions: an actor, up to four action phrases, a place, things and light, in varied wording; some of it unsaid."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from twinact.phrases.wording import follows_directly
+
 MEDIA = ("a picture of", "a photo of", "an illustration of", "a drawing of", "an image of")
-EVAL_TEMPLATE = "{actor} {action} {place}"
+GENERIC = ("someone", "person", "figure")
+"""What a caption may call any actor."""
 
 
 def with_article(noun: str) -> str:
-    """``"robot"`` → ``"a robot"``, ``"astronaut"`` → ``"an astronaut"``."""
+    """``"robot"`` → ``"a robot"``, ``"astronaut"`` → ``"an astronaut"``; "someone" needs none."""
+    if noun == "someone":
+        return noun
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def follows_directly(phrase: str) -> bool:
-    """Whether a phrase follows its actor as it is ("waving", "in a squat"), or needs a "with" ("arms crossed")."""
-    first, *rest = phrase.split()
-    return first.endswith("ing") or first in _STARTS or (first in _SPORTS and rest[0].endswith("ing"))
-
-
-_STARTS = frozenset("in on down turned curled flipped upside".split())
-_SPORTS = frozenset("disco side speed slam sumo flamenco tango tuck".split())
-
-
 def caption(
-    actor: str, phrases: Sequence[str], place: str | None, rng: np.random.Generator, *, placeholder: bool = False
-) -> str:
+    actor: str, phrases: Sequence[str], place: str | None, rng: np.random.Generator, *, things: Sequence[str] = (),
+    light: str | None = None, placeholder: bool = False,
+) -> str:  # fmt: skip
     """A caption in one of the wordings that nano is trained on.
 
     Args:
-        actor: Noun phrase without an article, a key of `ACTORS`.
-        phrases: Zero to two action phrases, in the order in which they are said.
+        actor: Noun phrase without an article: a key of `ACTORS`, or one of `GENERIC`.
+        phrases: Zero to four action phrases, in the order in which they are said.
         place: Text of a place such as "in a park", or None to leave it unsaid.
         rng: Chooses the wording.
+        things: Texts of things such as "in a top hat", in the order in which they are said.
+        light: Text of the light such as "at night", or None to leave it unsaid.
         placeholder: The single phrase is a placeholder token, which follows its actor directly.
     """
     who = with_article(actor)
     if rng.random() < 0.4:
         who = f"{MEDIA[rng.integers(len(MEDIA))]} {who}"
     doing = _join(list(phrases), rng, placeholder)
-    if not place:
+    worn = "".join(f" {text}" for text in things)
+    if worn and doing and rng.random() < 0.3:
+        doing = f"{doing},{worn}"
+    else:
+        who += worn
+    where = " ".join(text for text in (place, light) if text)
+    if place and light and rng.random() < 0.2:
+        return f"{light}, {who}{doing} {place}"
+    if not where:
         return f"{who}{doing}"
     wording = rng.random()
     if wording < 0.6:
-        return f"{who}{doing} {place}"
+        return f"{who}{doing} {where}"
     if wording < 0.8:
-        return f"{who} {place}{doing}"
-    return f"{place}, {who}{doing}"
+        return f"{who} {where}{doing}"
+    return f"{where}, {who}{doing}"
 
 
 def _join(phrases: list[str], rng: np.random.Generator, placeholder: bool) -> str:

@@ -7,15 +7,18 @@ import cv2
 import numpy as np
 
 from twinact.world.bodies import Actor
-from twinact.world.canvas import Canvas, Colour, capsules, contour, shade
+from twinact.world.canvas import Canvas, Colour, capsules, contour, rgb, shade
 from twinact.world.head import Head
 from twinact.world.pose import Pose
 from twinact.world.shapes import BACKS, HAND_DIRECTIONS, MARKS, Piece, hand_reach
+from twinact.world.things import BALLOON
 
 # Width of the darker line around every limb, in body heights.
 _LINE = 0.0125
 # Limbs farther from the viewer are this much darker.
 _FAR = 0.84
+# Upwards and to the sides: where a balloon may float, seen from the hand.
+_BALLOON_WAYS = np.exp(1j * np.pi / 180 * np.arange(-170, 0, 20))
 # Rows of the batch of capsules that `_capsules` makes for one figure.
 _LIMBS = ("l_upper_arm", "l_forearm", "r_upper_arm", "r_forearm",
           "l_thigh", "l_shank", "l_shoe", "r_thigh", "r_shank", "r_shoe", "torso", "seat", "neck")  # fmt: skip
@@ -32,6 +35,25 @@ def paint_figure(actor: Actor, pose: Pose, joints: dict[str, complex], height: f
         canvas: A transparent layer.
     """
     _Figure(actor, pose, joints, height, canvas).paint()
+
+
+def paint_balloon(joints: dict[str, complex], canvas: Canvas) -> None:
+    """Paint a balloon on a string that the actor's left hand holds, beside the body and inside the picture.
+
+    Args:
+        joints: Positions x + iy in picture units.
+        canvas: A transparent layer, on which the figure is painted afterwards, so that no limb is hidden.
+    """
+    hand, others = joints["l_hand"], np.array([at for name, at in joints.items() if name != "l_hand"])
+    floating = hand + 0.24 * _BALLOON_WAYS
+    floating = floating.real.clip(0.09, 0.91) + 1j * floating.imag.clip(0.105, 0.8)
+    # Where most of it is seen beside the body.
+    centre = complex(floating[np.abs(floating[:, None] - others).min(1).argmax()])
+    string = capsules([centre + 0.085j], [hand], [0.0075], [0.0075])[0]
+    canvas.polygon(string, rgb("fff8ee"))
+    canvas.oval(centre, 0.079, 0.092, contour(BALLOON))
+    canvas.oval(centre, 0.068, 0.081, BALLOON)
+    canvas.oval(centre - 0.022 - 0.028j, 0.02, 0.024, shade(BALLOON, 1.7))
 
 
 class _Figure:

@@ -2,22 +2,24 @@
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from twinact.errors import DataError
-from twinact.files import atomic_write_bytes
 from twinact.phrases import load_phrases
+from twinact.storage import atomic_write_bytes
 from twinact.world.bodies import ACTORS, HELD_OUT_ACTORS
 from twinact.world.draw import draw
+from twinact.world.light import LIGHTS
 from twinact.world.meanings import meanings
 from twinact.world.places import PLACES
 from twinact.world.sampling import rest_pose
 from twinact.world.scene import WORLD_VERSION, Scene
 from twinact.world.splits import CUSTOM_ACTIONS, exemplar_scenes
+from twinact.world.things import THINGS
 
 _MARK = "<!-- made by: twinact world gallery -->"
 _PICTURE = 128
@@ -48,14 +50,15 @@ def write_gallery(folder: Path, progress: Callable[[int, int], None] | None = No
         The page.
 
     Raises:
-        DataError: The folder or the page holds something else, or cannot be written.
+        DataError: The folder or the page holds something else, or comes to hold it, or cannot be written.
     """
-    sheets = [_actors(), _places(), *_headings(), _matrix(), _custom()]
+    sheets = [_actors(), _places(), _things_and_light(), *_headings(), _matrix(), _custom()]
     page = folder.with_name(f"{folder.name}.md")
-    foreign = folder.is_dir() and {path.name for path in folder.iterdir()} - {sheet.file for sheet in sheets}
-    if foreign or (folder.exists() and not folder.is_dir()):
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there - {sheet.file for sheet in sheets} or (folder.exists() and not folder.is_dir()):
         raise DataError(f"gallery folder '{folder}' holds something else; give a new or empty folder")
-    if page.exists() and not page.read_text(encoding="utf-8").startswith(_MARK):
+    of_before = page.exists()
+    if of_before and not page.read_text(encoding="utf-8").startswith(_MARK):
         raise DataError(f"page '{page}' was not made by the gallery and is not replaced; move it or rename the folder")
     lines = [
         _MARK,
@@ -64,12 +67,13 @@ def write_gallery(folder: Path, progress: Callable[[int, int], None] | None = No
     ]
     drawn, count = 0, sum(len(sheet.cells) for sheet in sheets)
     for sheet in sheets:
-        atomic_write_bytes(folder / sheet.file, _jpeg(_contact_sheet(sheet.cells)))
+        # What was not there is taken now: somebody else may have come in the meantime.
+        atomic_write_bytes(folder / sheet.file, _jpeg(_contact_sheet(sheet.cells)), new=sheet.file not in there)
         drawn += len(sheet.cells)
         if progress is not None:
             progress(drawn, count)
         lines += [f"## {sheet.title}", sheet.text, f"![{sheet.title}]({folder.name}/{sheet.file})"]
-    atomic_write_bytes(page, ("\n\n".join(lines) + "\n").encode())
+    atomic_write_bytes(page, ("\n\n".join(lines) + "\n").encode(), new=not of_before)
     return page
 
 
@@ -105,6 +109,18 @@ def _places() -> _Sheet:
         for variant in (0, 1)
     ]
     return _Sheet("places.jpg", "Places", "Each twice: what stands in a place varies.", cells)
+
+
+def _things_and_light() -> _Sheet:
+    actors, places = _spread(list(ACTORS), len(THINGS) + len(LIGHTS)), list(PLACES)
+    shown: list[tuple[str, tuple[str, ...], str]]
+    shown = [(thing.words[0], (name,), "day") for name, thing in THINGS.items()]
+    shown += [(light.words[0], (), name) for name, light in LIGHTS.items()]
+    cells = [
+        (words, replace(_scene(actors[i], None, places[3 * i % len(places)], i), things=things, light=light))
+        for i, (words, things, light) in enumerate(shown)
+    ]
+    return _Sheet("things.jpg", "Things and light", "Any actor may wear or hold each, in any light.", cells)
 
 
 def _headings() -> list[_Sheet]:

@@ -4,9 +4,8 @@ Figures face the viewer, so the actor's left is the right side of the picture. A
 plane. Names starting with ``l_`` and ``r_`` are the actor's own left and right.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -141,10 +140,6 @@ class PartialPose:
 
     targets: Mapping[str, Target]
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.targets)
-
     def errors(self, pose: Pose) -> dict[str, float]:
         """Absolute error of each named degree of freedom, in its unit."""
         return {name: distance(name, getattr(pose, name), target.value) for name, target in self.targets.items()}
@@ -183,8 +178,36 @@ class PartialPose:
         return cls(targets)
 
 
+def differences(a: np.ndarray, b: np.ndarray, names: Sequence[str] = DOF_NAMES) -> np.ndarray:
+    """Absolute differences (..., dofs) of values in the order of `names`, the short way round where one is periodic."""
+    error = np.abs(a - b)
+    for column, period in ((column, DOFS[name].period) for column, name in enumerate(names)):
+        if period:
+            error[..., column] = np.minimum(error[..., column] % period, period - error[..., column] % period)
+    return error
+
+
 def distance(name: str, a: float, b: float) -> float:
     """Absolute difference of two values of one degree of freedom, the short way round if it is periodic."""
     difference = abs(a - b)
     period = DOFS[name].period
     return min(difference % period, period - difference % period) if period else difference
+
+
+POSE_FEATURES = len(DOF_NAMES) + 1
+"""How many numbers `pose_features` gives."""
+
+
+def pose_features(pose: Pose) -> np.ndarray:
+    """Pose as 25 numbers of about unit scale: sine and cosine of the body's rotation, the rest scaled to [-1, 1]."""
+    values = pose.as_array()
+    rotation = np.deg2rad(values[0])
+    rest = 2 * (values[1:] - _LOW[1:]) / (_HIGH[1:] - _LOW[1:]) - 1
+    return np.concatenate([[np.sin(rotation), np.cos(rotation)], rest]).astype(np.float32)
+
+
+def features_pose(features: np.ndarray) -> Pose:
+    """Inverse of `pose_features`."""
+    rotation = np.rad2deg(np.arctan2(features[0], features[1]))
+    rest = (features[2:] + 1) / 2 * (_HIGH[1:] - _LOW[1:]) + _LOW[1:]
+    return Pose.from_array(np.concatenate([[rotation], rest]))

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 
 from twinact.errors import DataError
-from twinact.world.bodies import ACTORS
+from twinact.world.bodies import ACTORS, Actor
+from twinact.world.light import LIGHTS
 from twinact.world.places import PLACES
 from twinact.world.pose import Pose
 from twinact.world.skeleton import JOINT_NAMES, radii, skeleton
+from twinact.world.things import THINGS, dressed
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Raised whenever a scene would be drawn differently, a phrase read or means another pose, or a split is another."""
 
 BODY_HEIGHT = 0.78
@@ -43,9 +45,11 @@ class Scene:
         place: Key of `PLACES`.
         camera: Where the figure stands.
         detail_seed: Chooses the positions, sizes and tints of the objects in the place.
+        things: Keys of `THINGS` that the figure wears or holds, at most one of each kind, in the order of `THINGS`.
+        light: Key of `LIGHTS`, of the whole picture.
 
     Raises:
-        DataError: An actor or a place that the world does not have.
+        DataError: An actor, a place, a thing or a light that the world does not have; two things of one kind.
     """
 
     actor: str
@@ -53,12 +57,24 @@ class Scene:
     place: str
     camera: Camera = field(default_factory=Camera)
     detail_seed: int = 0
+    things: tuple[str, ...] = ()
+    light: str = "day"
 
     def __post_init__(self) -> None:
-        if self.actor not in ACTORS:
-            raise DataError(f"actor {self.actor!r} is unknown; choose one of: {', '.join(ACTORS)}")
-        if self.place not in PLACES:
-            raise DataError(f"place {self.place!r} is unknown; choose one of: {', '.join(PLACES)}")
+        for what, known, given in (
+            ("actor", ACTORS, (self.actor,)), ("place", PLACES, (self.place,)),
+            ("thing", THINGS, self.things), ("light", LIGHTS, (self.light,)),
+        ):  # fmt: skip
+            for name in given:
+                if name not in known:
+                    raise DataError(f"{what} {name!r} is unknown; choose one of: {', '.join(known)}")
+        if len({THINGS[name].kind for name in self.things}) < len(self.things):
+            raise DataError(f"things {', '.join(self.things)}: a figure has at most one thing of each kind")
+
+    @property
+    def look(self) -> Actor:
+        """The actor with the things that it wears."""
+        return dressed(self.actor, self.things)
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ class Placed:
 
 def placed(scene: Scene) -> Placed:
     """Project the figure; if it would leave the picture, shrink it just enough to fit and shift it just inside."""
-    body = ACTORS[scene.actor].body
+    body = scene.look.body
     points = {name: complex(*point) for name, point in skeleton(scene.pose, body).items()}
     flesh = radii(body)
     # Open hands and shoes reach beyond their joints; the crown adds what rises above the head.

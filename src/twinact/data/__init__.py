@@ -1,0 +1,1 @@
+"""Exemplars: a folder of photographs becomes checked square pictures, captions and masks."""

@@ -1,0 +1,151 @@
+"""Reads a picture file and its mask, checks them, turns them upright, and fits them into a square."""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MIN_SIDE_PIXELS = 32
+# Phones take 12 to 50 megapixels, and a decoded megapixel costs 3 MB; larger ones gain nothing at 1024 pixels.
+MAX_PIXELS = 40_000_000
+MAX_FILE_BYTES = 200_000_000
+
+
+class UnusableError(Exception):
+    """What is wrong with one file, in words for the person who put it there."""
+
+
+def read_picture(path: Path) -> tuple[Image.Image, str]:
+    """A picture in RGB, laid on white where it is transparent, and the SHA-256 of its file.
+
+    Raises:
+        UnusableError: It cannot be used.
+    """
+    return _read(path, _on_white)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """A mask in 256 greys, and the SHA-256 of its file.
+
+    Args:
+        path: The file.
+        size: Width and height of the upright picture that it belongs to; the mask has this shape in any size.
+
+    Raises:
+        UnusableError: It cannot be used.
+    """
+    mask, digest = _read(path, _grey)
+    (width, height), (own_width, own_height) = size, mask.size
+    # Sides that are rounded to whole pixels are off by half a one.
+    if 2 * abs(own_width * height - own_height * width) > width + height:
+        raise UnusableError(
+            f"has {own_width} × {own_height} pixels and its picture {width} × {height}; save it in that size, upright"
+        )
+    return mask, digest
+
+
+def fit_square(picture: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
+    """The whole picture, scaled to touch the square and centred; the rest repeats its edge."""
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    pixels = np.asarray(picture.resize((width, height), resampling))
+    left, top = (size - width) // 2, (size - height) // 2
+    margins = [(top, size - height - top), (left, size - width - left), (0, 0)]
+    return Image.fromarray(np.pad(pixels, margins[: pixels.ndim], mode="edge"))
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a file in a folder of exemplars.
+
+    Raises:
+        UnusableError: It cannot be read, is no regular file, or has more than `most_bytes`.
+    """
+    try:
+        if not path.is_file():
+            raise UnusableError("is not a regular file; delete it")
+        if path.stat().st_size > most_bytes:
+            size = f"{most_bytes // 10**6} MB" if most_bytes >= 10**6 else f"{most_bytes // 10**3} kB"
+            raise UnusableError(f"has more than {size}; save it smaller")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableError(f"cannot be read ({error.strerror or error})") from error
+
+
+def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> tuple[Image.Image, str]:
+    """Upright pixels, converted, and the SHA-256 of the file."""
+    data = read_bytes(path, MAX_FILE_BYTES)
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of a decompression bomb between its limit and twice that.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = convert(_decode(data))
+    except UnusableError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnusableError(f"has more than {MAX_PIXELS // 10**6} megapixels; save it smaller") from error
+    except UnidentifiedImageError as error:
+        raise UnusableError(f"is not a {', '.join(FORMATS)} picture; convert or delete it") from error
+    except Exception as error:  # decoders meet damaged data with errors of every kind
+        raise UnusableError(f"is broken ({error}); save it again or delete it") from error
+    return picture, hashlib.sha256(data).hexdigest()
+
+
+def _decode(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise UnusableError(
+                f"has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; save it smaller"
+            )
+        if min(width, height) < MIN_SIDE_PIXELS:
+            raise UnusableError(f"has {width} × {height} pixels; the shorter side needs {MIN_SIDE_PIXELS} or more")
+        # MPO is a JPEG that phones append a preview or depth map to; its first frame is the photograph.
+        frames = getattr(image, "n_frames", 1)
+        if image.format != "MPO" and frames > 1:
+            raise UnusableError(f"is animated ({frames} frames); save one frame as a picture")
+        # Byte 24 of a PNG is its bit depth. Pillow opens 16-bit colour as 8-bit and clips 16-bit grey.
+        if image.format == "PNG" and data[24] == 16:
+            raise UnusableError("has 16 bits a channel; save it with 8")
+        return ImageOps.exif_transpose(image)
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """The same colours in sRGB, where a profile says that the numbers mean others; phones save Display P3."""
+    profile = picture.info.get("icc_profile")
+    if not profile:
+        return picture
+    if picture.mode in ("P", "PA", "1"):
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    alpha = picture.getchannel("A") if picture.mode in ("RGBA", "LA") else None
+    colours = picture.convert(picture.mode.removesuffix("A")) if alpha else picture
+    try:
+        converted = ImageCms.profileToProfile(
+            colours, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except ImageCms.PyCMSError:  # a damaged profile, or one of another kind of colours: viewers pass it over, too
+        return picture
+    if alpha is not None and converted is not None:
+        converted.putalpha(alpha)
+    return converted or picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    picture = _in_srgb(picture)
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return picture.convert("RGB")
+
+
+def _grey(mask: Image.Image) -> Image.Image:
+    if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        raise UnusableError("is transparent in places; save it as black and white, without transparency")
+    mask = mask.convert("L")
+    if mask.getextrema()[1] == 0:
+        raise UnusableError("is all black, so that nothing of its picture counts; paint white what counts")
+    return mask

@@ -1,0 +1,1 @@
+"""The demo: one action, learned from five pictures, and a report about it."""

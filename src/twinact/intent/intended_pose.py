@@ -1,0 +1,146 @@
+"""The contract of intended poses: what pose a model means by a prompt, seen in the first steps of a drawing."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from twinact.backbones.backbone import Backbone, TextCond
+from twinact.configs import EARLY_STEPS
+from twinact.intent.eyes import Eyes, open_eyes
+from twinact.space.pose_table import OWN, PoseTable, weighted_mean
+
+DRAWING = int(EARLY_STEPS.high)
+"""Steps of a drawing of which the first are looked at."""
+
+
+@runtime_checkable
+class IntendedPose(Protocol):
+    """Reads the pose that a model means by a prompt; differentiable in the conditioning.
+
+    Attributes:
+        segments: Pairs of joints, by number, whose directions it reads.
+        steps: How many steps of a drawing it looks at.
+    """
+
+    segments: tuple[tuple[int, int], ...]
+    steps: int
+
+    def read(
+        self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b segments 2"]:
+        """Unit vectors along the segments of the body, x to the right and y down.
+
+        Args:
+            backbone: The model.
+            cond: What its text encoders make of the prompts.
+            noise: Standard normal, one for each prompt; other noise gives other drawings.
+        """
+        ...
+
+
+class EarlyPose:
+    """Draws the first steps from pure noise, and reads the pose off the clean estimate of the last of them.
+
+    Gradients flow through that last step alone: what the others did to the noise is taken as given (as the last steps
+    are in DRaFT, Clark et al., 2024). Steps are those of DDIM, which for flow models are Euler's.
+
+    Args:
+        eyes: Who reads the estimate.
+        steps: Of `DRAWING`; 1 reads the first estimate.
+    """
+
+    def __init__(self, eyes: Eyes, steps: int = 1) -> None:
+        self.segments, self.steps = eyes.segments, steps
+        self._eyes = eyes
+
+    def read(
+        self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b segments 2"]:
+        times, x = early_times(backbone, self.steps, len(noise)), noise
+        with torch.no_grad():
+            for t, following in pairwise(times):
+                x = step_on(backbone, x, t, following, backbone.predict(x, t, cond))
+        return self._eyes.directions(backbone, backbone.clean(x, times[-1], backbone.predict(x, times[-1], cond)))
+
+
+def early_times(backbone: Backbone, steps: int, count: int) -> list[Shaped[Tensor, " b"]]:
+    """The first times of a drawing in `DRAWING` steps, each `count` times; the first one is that of pure noise."""
+    return [t.expand(count) for t in backbone.noising.times(DRAWING)[:steps]]
+
+
+def step_on(
+    backbone: Backbone,
+    x: Float[Tensor, "b c h w"],
+    t: Shaped[Tensor, " b"],
+    following: Shaped[Tensor, " b"],
+    prediction: Float[Tensor, "b c h w"],
+) -> Float[Tensor, "b c h w"]:
+    """Latents at the following time, by the deterministic step of DDIM (Song et al., 2021)."""
+    clean, add = backbone.clean(x, t, prediction), backbone.noising.add
+    ones, zeros = torch.ones_like(x), torch.zeros_like(x)
+    noise = (x - add(clean, zeros, t).x_t) / add(zeros, ones, t).x_t
+    return add(clean, noise, following).x_t
+
+
+@dataclass(frozen=True, eq=False)
+class PoseTarget:
+    """The pose that exemplars show, and how to see whether a model means it.
+
+    Attributes:
+        directions: Unit vectors along the segments; anything where the weight is 0.
+        weights: How much each segment counts, >= 0, not all 0.
+        intent: Reads what the model means.
+        disagreeing: Names of segments in which the exemplars differ.
+        unseen: Names of those that none shows.
+    """
+
+    directions: Float[Tensor, "g 2"]
+    weights: Float[Tensor, " g"]
+    intent: IntendedPose
+    disagreeing: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What an action remembers of it, as JSON."""
+        return {
+            "directions": self.directions.tolist(),
+            "weights": self.weights.tolist(),
+            "disagreeing": list(self.disagreeing),
+            "unseen": list(self.unseen),
+        }
+
+    def distance(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """How far what the model means lies from the exemplars' pose: weighted mean chord, from 0 to 2.
+
+        Chords, not their squares: a limb that is read wrongly, or that the model cannot draw so, pulls no harder than
+        others. Differentiable in `cond`.
+        """
+        meant = self.intent.read(backbone, cond, noise).float()
+        wanted, weights = self.directions.to(meant), self.weights.to(meant)
+        return weighted_mean(((meant - wanted).square().sum(dim=2) + 1e-8).sqrt(), weights)
+
+
+def degrees(distance: float) -> float:
+    """The angle, from 0 to 180, that a mean chord stands for."""
+    return math.degrees(2 * math.asin(min(distance / 2, 1.0)))
+
+
+def intended_pose(backbone: Backbone, poses: PoseTable | None = None) -> EarlyPose | None:
+    """How a model's intended pose is read; None where nobody has measured it.
+
+    Args:
+        backbone: The model.
+        poses: The pose table of its space, which says how it was made; without one, the model's folder says it.
+
+    Raises:
+        CheckpointError: The network in the folder is damaged.
+        DataError: The ViTPose that the table was made with cannot be opened.
+    """
+    steps = backbone.intent_steps if poses is None else poses.steps
+    eyes = None if steps is None else open_eyes(OWN if poses is None else poses.reader, backbone)
+    return None if eyes is None or steps is None else EarlyPose(eyes, steps)

@@ -1,0 +1,173 @@
+"""Opens models, spaces and actors from names and files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from twinact.action import Action
+from twinact.backbones import family, load
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.memory import PRESETS, explain_out_of_memory
+from twinact.console import say
+from twinact.errors import CheckpointError, ConfigError
+from twinact.export import import_action
+from twinact.space import ActionSpace
+from twinact.space.build import SPACE_FILE, build_space
+from twinact.training.processes import this_process
+
+_WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_QUANTISED = ("int8", "nf4")  # which compute in bf16
+
+
+def open_model(
+    model: str | Path = "nano", precision: str = "fp32", memory: str = "normal", device: str | None = None
+) -> Backbone:
+    """The model of a name, a folder in diffusers layout or a Hugging Face name; see `twinact.backbones.load`.
+
+    Args:
+        model: What to open.
+        precision: Precision of the weights; one of `twinact.configs.PRECISIONS`.
+        memory: One of `twinact.configs.MEMORY`; with "low", autoencoder and text encoders are offloaded.
+        device: None takes the first GPU or the CPU; each of several processes its own.
+
+    Raises:
+        OutOfMemory: It does not fit.
+        TwinactError: As `load`.
+    """
+    advice = "less is needed with precision int8 or nf4 and memory low; or close what else uses it"
+    with explain_out_of_memory(f"opening model {str(model)!r}", advice):
+        dtype, quantised = _WEIGHTS.get(precision, torch.bfloat16), precision if precision in _QUANTISED else None
+        where, offload = device or this_process().device, PRESETS[memory].offload
+        return load(model, where, dtype, quantised=quantised, offload=offload)
+
+
+def open_with_message(
+    model: str | Path, precision: str = "fp32", memory: str = "normal", device: str | None = None
+) -> Backbone:
+    """As `open_model`, and says so first, since it takes seconds."""
+    say(f"opening model {model}")
+    return open_model(model, precision, memory, device)
+
+
+def precision_of(backbone: Backbone) -> str:
+    """The word of `twinact.configs.PRECISIONS` for the weights of a model that is open."""
+    return backbone.quantised or next(name for name, dtype in _WEIGHTS.items() if dtype == backbone.dtype)
+
+
+def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
+    """The space in the model's folder, else that of the shipped phrases.
+
+    Nano's folder holds the space of the phrases that it can draw. The file is the same on every machine, so that
+    actions of nano can be exchanged and combined.
+
+    Args:
+        backbone: Whose token embeddings span it.
+        slots: Token vectors per action.
+
+    Raises:
+        ConfigError, DataError: As `ActionSpace.build`.
+    """
+    own = None if backbone.folder is None else backbone.folder / SPACE_FILE
+    if own is not None and own.is_file():
+        shipped = ActionSpace.load(own)
+        if shipped.tokenizer_hash == backbone.tokenizer_hash and shipped.is_of(backbone.token_tables()):
+            if shipped.slots != slots:
+                return build_space(backbone, slots=slots, phrases=shipped.phrases)
+            return replace(shipped, model_id=backbone.model_id)  # only token embeddings make a space
+    return build_space(backbone, slots=slots)
+
+
+def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> ActionSpace:
+    """The space that an action lives in: a file beside it, else the default space of the model.
+
+    Args:
+        action: With coefficients.
+        path: The file that it was read from.
+        model: Opened only when no file beside the action is its space.
+
+    Raises:
+        ConfigError: The action has no coefficients.
+        CheckpointError: A space beside it is damaged, or neither a file nor the model's space is its own.
+    """
+    if action.coefficients is None:
+        raise ConfigError(
+            f"action {action.name!r} has no coefficients, because it was learned outside the action space; "
+            "learn it with method 'twinact'"
+        )
+    damaged: CheckpointError | None = None
+    for candidate in sorted(Path(path).parent.glob("*.space.safetensors")):
+        try:
+            space = ActionSpace.load(candidate)
+        except CheckpointError as error:  # it may be of another action
+            damaged = error
+            continue
+        if space.hash == action.space_hash:
+            return space
+    space = default_space(open_model(model, device="cpu"), slots=action.coefficients.shape[1])
+    try:
+        action.check(space_hash=space.hash, model_id=space.model_id)
+    except CheckpointError as error:
+        raise damaged or error from None
+    return space
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A customised actor, read from one or more files.
+
+    Attributes:
+        parts: What the files hold, in order.
+    """
+
+    parts: tuple[Action, ...]
+
+    @property
+    def vectors(self) -> Sequence[Tensor]:
+        """For `twinact.ACTOR_PLACEHOLDER`, one tensor per text encoder; empty if all files are LoRAs alone."""
+        words = [part for part in self.parts if part.vectors]
+        return [
+            next((part.vectors[index] for part in words if index not in _plain(part)), words[0].vectors[index])
+            for index in range(len(words[0].vectors) if words else 0)
+        ]
+
+    @property
+    def loras(self) -> list[Mapping[str, Tensor]]:
+        """The LoRAs of all files that have one."""
+        return [part.lora for part in self.parts if part.lora]
+
+
+def _plain(part: Action) -> set[int]:
+    """Text encoders that read a part's word as it is written; see `twinact.export.import_embedding`."""
+    return set(part.meta.get("plain") or ())
+
+
+def load_actor(paths: Sequence[str | Path], backbone: Backbone, model: str | Path = "nano") -> Actor:
+    """Reads a customised actor: embeddings and LoRAs of other tools, or what ``twinact import`` made of them.
+
+    Args:
+        paths: Files, at most one of them with an embedding; none gives an actor that is nothing.
+        backbone: The model that it is for.
+        model: What the backbone was opened from.
+
+    Raises:
+        CheckpointError: A file cannot be used with the model.
+        ConfigError: Two files hold an embedding for the same text encoder.
+    """
+    parts = []
+    for path in map(Path, paths):
+        if path.name.endswith(".action.safetensors"):
+            part = Action.load(path)
+            part.check(model_id=backbone.model_id)
+        else:
+            part = import_action(path, family(model), name="actor", backbone=backbone)
+        parts.append(part)
+    taught = [index for part in parts for index in range(len(part.vectors)) if index not in _plain(part)]
+    if len(taught) != len(set(taught)):
+        raise ConfigError(
+            f"{len(parts)} actor files hold more than one embedding for a text encoder: give one embedding for each, "
+            "and LoRAs if any"
+        )
+    return Actor(tuple(parts))

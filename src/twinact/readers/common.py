@@ -1,0 +1,76 @@
+"""What several exemplars of one action have in common: one direction for each segment on which they agree."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from twinact.errors import DataError
+from twinact.readers.body import SEGMENT_NAMES
+from twinact.readers.reader import PoseReading
+
+AGREEMENT_DEGREES = 30.0
+"""Directions this close to one another are the same: people repeat a pose by eye, and cameras stand elsewhere."""
+
+MAJORITY = 0.6
+"""A larger share of the confidence than this must agree; two pictures of one confidence have halves, or nearly."""
+
+
+@dataclass(frozen=True)
+class CommonPose:
+    """The pose that several pictures show.
+
+    Attributes:
+        directions: Unit vectors along the segments of the body, x to the right and y down; zero where the weight is 0.
+        weights: How much each counts, in [0, 1]; 0 where the pictures disagree or none of them shows it.
+        disagreeing: Names of the segments that pictures show in different directions, in the body's order.
+        unseen: Names of those that no picture shows.
+    """
+
+    directions: Float[Tensor, "segments 2"]
+    weights: Float[Tensor, "segments"]
+    disagreeing: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+
+def common_pose(readings: PoseReading) -> CommonPose:
+    """The pose on which the pictures agree.
+
+    For each segment, the largest group of pictures is found whose directions lie within `AGREEMENT_DEGREES` of one of
+    them, pictures counted by the reader's confidence. The group's mean is the direction. Its weight is the group's mean
+    confidence, times 0 where the group holds `MAJORITY` of all confidence or less, rising to 1 where it holds all: one
+    picture of five that was read wrongly changes little, and two pictures that differ say nothing.
+
+    Args:
+        readings: One figure in each of n pictures, in the body's segments.
+
+    Raises:
+        DataError: There are no pictures.
+    """
+    directions, weights = readings.directions.float(), readings.weights.float()  # (n, segments, 2), (n, segments)
+    if len(directions) == 0:
+        raise DataError("no picture was read, so there is no common pose; give at least one picture of the action")
+    # Zero vectors, of segments that are not seen, are near to nothing; their weight of 0 keeps them out as well.
+    cosines = torch.einsum("isk,jsk->sij", directions, directions)
+    near = cosines >= torch.cos(torch.tensor(AGREEMENT_DEGREES).deg2rad())  # (segments, n, n)
+    support = torch.einsum("sij,js->si", near.float(), weights)
+    members = near[torch.arange(len(near)), support.argmax(dim=1)].T  # (n, segments) of the best group
+    group = weights * members
+    total, agreed = weights.sum(dim=0), group.sum(dim=0)
+    share = agreed / total.clamp(min=1e-9)
+    # Pictures that do not show the segment lower the confidence no further: those that do are evidence enough.
+    mean = (group * weights).sum(dim=0) / agreed.clamp(min=1e-9)
+    common = mean * ((share - MAJORITY) / (1 - MAJORITY)).clamp(min=0)
+    seen = total > 0
+    return CommonPose(
+        directions=F.normalize((group[..., None] * directions).sum(dim=0), dim=1) * (common > 0)[:, None],
+        weights=common,
+        disagreeing=_named(seen & (common == 0)),
+        unseen=_named(~seen),
+    )
+
+
+def _named(which: Tensor) -> tuple[str, ...]:
+    return tuple(name for name, one in zip(SEGMENT_NAMES, which.tolist(), strict=True) if one)

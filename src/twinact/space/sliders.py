@@ -1,0 +1,155 @@
+"""Named sliders: they turn a limb of an action and leave the others, by other words for that limb.
+
+Words found by the pose table were compared, on three dev actions, with one more clause for the limb beside those that
+the action has: that fails wherever a clause of the action already moves the limb.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from twinact.configs.settings import Bounds, check_choice, check_number
+from twinact.space.limb_words import Angles, LimbWords, Point
+from twinact.space.limbs import LEFT_ARM, LEFT_LEG, LIMBS, RIGHT_ARM, RIGHT_LEG, TRUNK, Limb, joint_angles, miss, turned
+
+AMOUNTS = Bounds(-1.0, 1.0)
+_SAME_DEGREES = 1.0
+# A clause whose phrase is further from the pose than this was bent by what is said beside it, and means something else
+# without.
+_STRAYED_DEGREES = 15.0
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A way to move limbs.
+
+    Attributes:
+        limbs: What it moves.
+        low, high: Joint angles of each limb at -1 and at 1, in degrees; see `joint_angles`.
+        help: What the ends look like.
+    """
+
+    limbs: tuple[Limb, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    help: str
+
+    def goal(self, now: Float[Tensor, " k"], up: bool) -> Float[Tensor, " k"]:
+        """Where a limb goes from where it is now: to an end, unless it is beyond it already."""
+        low, high = torch.tensor(self.low), torch.tensor(self.high)
+        end, way = (high, high - low) if up else (low, low - high)
+        return torch.where((now - end) * way > 0, now, end)
+
+
+_ARMS, _LEGS = (LEFT_ARM, RIGHT_ARM), (LEFT_LEG, RIGHT_LEG)
+_HANGING, _RAISED, _STRAIGHT = (12.0, 0.0), (173.0, 0.0), (6.0, 0.0)
+SLIDERS = {
+    "arms up": Slider(_ARMS, _HANGING, _RAISED, "both arms hang / are raised straight"),
+    "left arm up": Slider((LEFT_ARM,), _HANGING, _RAISED, "the left arm hangs / is raised straight"),
+    "right arm up": Slider((RIGHT_ARM,), _HANGING, _RAISED, "the right arm hangs / is raised straight"),
+    "legs apart": Slider(_LEGS, _STRAIGHT, (88.0, 0.0), "legs straight and together / in full splits"),
+    "left leg up": Slider((LEFT_LEG,), _STRAIGHT, (90.0, 0.0), "the left leg stands / is stretched out level"),
+    "right leg up": Slider((RIGHT_LEG,), _STRAIGHT, (90.0, 0.0), "the right leg stands / is stretched out level"),
+    "knees bent": Slider(_LEGS, _STRAIGHT, (75.0, -75.0), "both legs straight / a squat"),
+    "left knee bent": Slider((LEFT_LEG,), _STRAIGHT, (85.0, -85.0), "the left leg straight / its knee up"),
+    "right knee bent": Slider((RIGHT_LEG,), _STRAIGHT, (85.0, -85.0), "the right leg straight / its knee up"),
+    "lean left": Slider((TRUNK,), (-40.0,), (40.0,), "leaning to the right / to the left"),
+}
+"""The sliders by name. Left and right are the actor's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """An action with the pose that it shows.
+
+    Attributes:
+        point: Coefficients and present slots of its clauses.
+        pose: Directions, as `from_torso` gives them.
+        off: Degrees between the pose and the one that is expected of the clauses, where they were chosen for it: in
+            the mean over the limbs that got new words.
+    """
+
+    point: Point
+    pose: Float[Tensor, "g 2"]
+    off: float = 0.0
+
+
+def slide(words: LimbWords, action: Posed, name: str, amount: float) -> Posed:
+    """An action with a limb moved by a slider.
+
+    The limb goes the share `amount` of the way from where it is to the slider's end. Clauses about other limbs stay as
+    they are; those about the limb give way to words for where it goes, and what else they said is said anew.
+
+    Args:
+        words: Of the action's space.
+        action: What is moved.
+        name: One of `SLIDERS`.
+        amount: From -1 to 1.
+
+    Raises:
+        ConfigError: There is no such slider, or the amount is out of range.
+    """
+    check_choice("slider", name, SLIDERS)
+    check_number("amount", amount, AMOUNTS)
+    slider = SLIDERS[name]
+    wanted, pose = {}, action.pose
+    for limb in slider.limbs:
+        now = joint_angles(action.pose, limb)
+        then = torch.lerp(now, slider.goal(now, amount > 0), abs(amount))
+        if float((then - now).abs().max()) > _SAME_DEGREES:
+            wanted[limb], pose = then, turned(pose, limb, then)
+    others = [limb for limb in LIMBS if limb not in wanted]
+    return _said(words, [_kept(words, action, others)], pose, wanted)
+
+
+def compose(words: LimbWords, parts: Sequence[tuple[Posed, Collection[Limb]]]) -> Posed:
+    """One action of parts of several.
+
+    Clauses about the wanted limbs of an action alone are kept; of those about others too, the limbs are said anew.
+
+    Args:
+        words: Of the space of all of them.
+        parts: Actions, and the limbs that each of them gives; every limb once.
+    """
+    pose = parts[0][0].pose.clone()
+    for action, limbs in parts:
+        for limb in limbs:
+            pose[list(limb.segments)] = action.pose[list(limb.segments)]
+    return _said(words, [_kept(words, action, limbs) for action, limbs in parts], pose, {})
+
+
+def _kept(words: LimbWords, action: Posed, limbs: Collection[Limb]) -> tuple[Point, Angles]:
+    """The clauses that say of some limbs and no others, and the joint angles of those that must be said anew."""
+    numbers = words.phrases_of(action.point)
+    about = [words.about(number) for number in numbers]
+    whole = [which <= set(limbs) for which in about]
+    if not all(whole):
+        shown = words.pose_of(numbers)
+        off = {limb: float(miss(joint_angles(shown, limb), joint_angles(action.pose, limb))) for limb in LIMBS}
+        whole = [
+            one and all(off[limb] <= _STRAYED_DEGREES for limb in which)
+            for one, which in zip(whole, about, strict=True)
+        ]
+    own = [i for i, one in enumerate(whole) if one]
+    torn = frozenset[Limb]().union(*(which for which, one in zip(about, whole, strict=True) if not one))
+    anew = {limb: joint_angles(action.pose, limb) for limb in LIMBS if limb in torn and limb in limbs}
+    return (action.point[0][own], action.point[1][own]), anew
+
+
+def _said(words: LimbWords, kept: Sequence[tuple[Point, Angles]], pose: Tensor, wanted: Angles) -> Posed:
+    """What is kept, and words for all that is not; said together, one clause may do for both arms or both legs."""
+    points = [point for point, _ in kept]
+    every = {limb: angles for part in (*(anew for _, anew in kept), wanted) for limb, angles in part.items()}
+    if not every:
+        return Posed(_joined(points), pose)
+    said = words.say(every)
+    return Posed(_joined([*points, said.point]), pose, said.off)
+
+
+def _joined(points: Sequence[Point]) -> Point:
+    """The clauses of several points, in order."""
+    coefficients, masks = zip(*points, strict=True)
+    return torch.cat(coefficients), torch.cat(masks)

@@ -1,0 +1,1 @@
+"""The training loop, the search for its starting point, gradients, and stopping."""

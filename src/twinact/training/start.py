@@ -1,0 +1,334 @@
+"""Finds where learning begins: the phrases whose pose is that of the exemplars, or under which they are likeliest."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from twinact import PLACEHOLDER
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.memory import PRESETS, autocast, explain_out_of_memory
+from twinact.backbones.text import silence_cut_warnings
+from twinact.configs import LearnConfig, RunConfig, TwinActConfig
+from twinact.data.exemplars import Exemplars
+from twinact.intent import PoseTarget
+from twinact.intent.prompts import other_prompts
+from twinact.methods.batches import latent_masks
+from twinact.methods.losses import denoising_errors
+from twinact.runs.folder import SEARCH_FILE
+from twinact.runs.lock import lock
+from twinact.space import ActionSpace
+from twinact.training.gradients import LossScale, memory_advice
+from twinact.training.search_cache import SearchCache
+from twinact.training.stopping import stop_between_steps
+
+# Pictures that the denoiser sees at once; without gradients, so more than a step has.
+_AT_ONCE = {"low": 4, "normal": 32, "fast": 32}
+_FIRST_PICTURES, _SECOND_NOISES, _SHORTLIST = 2, 3, 16
+# Poses are decided at high noise; at low noise all actions explain a picture alike.
+_NOISE_BIAS = 0.8
+
+_CANDIDATES = 30
+_PROMPTS = 2
+# What another clause must gain: longer words are harder to adjust and to read.
+_CLAUSE_COST = 0.001
+# Words that look alike may learn to mean different poses: so many of them, unlike each other, are learned from for so
+# many steps, and the mean distance of the last few decides.
+_TRIED, _TRIAL_STEPS, _TRIAL_MEAN = 6, 8, 3
+_TRIAL_PASSES = _TRIAL_STEPS * _PROMPTS
+
+
+@dataclass(frozen=True)
+class PosedStart:
+    """Phrases that look like the exemplars' pose.
+
+    Attributes:
+        phrases: One or more, to be joined by "and".
+        distance: From the exemplars' pose, as in `PoseTarget.distance`; expected if no pass was spent.
+        passes: Pictures that the denoiser saw for it; a backward pass counts as two.
+    """
+
+    phrases: tuple[str, ...]
+    distance: float
+    passes: int
+
+
+def search_passes(space: ActionSpace, pictures: int, clauses: int | None = None) -> int:
+    """Pictures that the denoiser sees at most while the start is looked for; a backward pass counts as two.
+
+    Args:
+        space: Whose phrases are asked about.
+        pictures: How many exemplars there are.
+        clauses: As `posed_start` takes them; None where `likeliest_phrases` looks.
+    """
+    if clauses is not None:
+        early = 1 if space.poses is None else space.poses.steps
+        return _CANDIDATES * clauses * _PROMPTS * early + _TRIED * _TRIAL_PASSES * (early + 2)
+    shortest = min(_SHORTLIST, len(space.phrases))
+    return len(space.phrases) * min(_FIRST_PICTURES, pictures) + shortest * pictures * _SECOND_NOISES
+
+
+def posed_start(
+    backbone: Backbone,
+    space: ActionSpace,
+    target: PoseTarget,
+    config: LearnConfig,
+    run: RunConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> PosedStart:
+    """The phrases of a space from which the exemplars' pose is learned best.
+
+    The pose table says which are likely. The model is asked what it means by these, and a few of the nearest, which
+    share at most one phrase, are learned from for some steps.
+
+    Args:
+        backbone: The model.
+        space: With a pose table.
+        target: The exemplars' pose.
+        config: Of TwinAct. Without steps, the table's word is taken for it, without a pass of the denoiser.
+        run: Precision and memory.
+        progress: Called with the passes done, and in all.
+
+    Raises:
+        OutOfMemory: It does not fit into memory.
+    """
+    assert space.poses is not None and isinstance(config.method, TwinActConfig)
+    likely = space.poses.nearest(target.directions, target.weights, config.method.clauses, _CANDIDATES)
+    if not config.steps:
+        numbers, expected = min(likely, key=lambda one: one[1] + _CLAUSE_COST * len(one[0]))
+        return PosedStart(tuple(space.phrases[i] for i in numbers), math.sqrt(max(expected, 0.0)), 0)
+    candidates = [numbers for numbers, _ in likely]
+    looks, trial = len(candidates) * _PROMPTS, 3 * _TRIAL_PASSES
+    whole = looks + _TRIED * trial
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, whole)
+
+    own, before = space.to(backbone.device), backbone.passes.forward
+    advice = explain_out_of_memory("looking for the starting phrase", memory_advice(run.memory))
+    savings = replace(PRESETS[run.memory], compile=False)
+    with advice, backbone.saving(savings), autocast(backbone.device, run.precision):
+        distances = _looked(backbone, own, target, candidates, _AT_ONCE[run.memory], tell)
+        order = sorted(range(len(candidates)), key=lambda i: distances[i] + _CLAUSE_COST * len(candidates[i]))
+        tried: list[int] = []
+        for i in order:
+            if len(tried) < _TRIED and all(len({*candidates[i]} & {*candidates[j]}) < 2 for j in tried):
+                tried.append(i)
+        reached = []
+        for number, i in enumerate(tried, start=1):
+            reached.append(_reached(backbone, own, target, candidates[i], config, LossScale.of(run.precision).value))
+            tell(looks + number * trial if number < len(tried) else whole)
+    best = tried[min(range(len(tried)), key=lambda k: reached[k])]
+    phrases = tuple(space.phrases[i] for i in candidates[best])
+    passes = backbone.passes.forward - before + 2 * len(tried) * _TRIAL_PASSES
+    return PosedStart(phrases, distances[best], passes)
+
+
+@torch.no_grad()
+def _looked(
+    backbone: Backbone,
+    space: ActionSpace,
+    target: PoseTarget,
+    candidates: Sequence[tuple[int, ...]],
+    at_once: int,
+    tell: Callable[[int], None],
+) -> list[float]:
+    """How far from the exemplars' pose lies what the model means by each candidate, in the same two prompts."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = other_prompts(generator, _PROMPTS)
+    noise = torch.randn((_PROMPTS, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
+    rows = [(number, k) for number in range(len(candidates)) for k in range(_PROMPTS)]
+    found = []
+    for first in range(0, len(rows), at_once):
+        part = rows[first : first + at_once]
+        vectors = {}
+        for number, _ in part:
+            which = list(candidates[number])
+            vectors[f"<phrase {number}>"] = space.vectors(space.phrase_coefficients[which], space.phrase_mask[which])
+        texts = [prompts[k].replace(PLACEHOLDER, f"<phrase {number}>") for number, k in part]
+        cond = backbone.encode_text(texts, vectors)
+        found.append(target.distance(backbone, cond, noise[[k for _, k in part]]).cpu())
+        tell(first + len(part))
+    distances: list[float] = torch.cat(found).unflatten(0, (-1, _PROMPTS)).mean(dim=1).tolist()
+    return distances
+
+
+def _reached(
+    backbone: Backbone,
+    space: ActionSpace,
+    target: PoseTarget,
+    candidate: tuple[int, ...],
+    config: LearnConfig,
+    scale: float,
+) -> float:
+    """The distance from the exemplars' pose after a few steps of learning from a candidate; infinite if it diverges."""
+    which = list(candidate)
+    assert isinstance(config.method, TwinActConfig)
+    leading, trailing = space.phrase_coefficients[which].tensor_split([config.method.rank or space.rank], dim=2)
+    leading = leading.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([leading], lr=config.rate, betas=(0.9, 0.99))
+    distances = []
+    for step in range(_TRIAL_STEPS):
+        generator = torch.Generator().manual_seed(1 + step)  # the same for all candidates
+        prompts = other_prompts(generator, _PROMPTS)
+        noise = torch.randn((_PROMPTS, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
+        with torch.autocast(leading.device.type, enabled=False):
+            vectors = space.vectors(torch.cat([leading, trailing], dim=2), space.phrase_mask[which])
+        distance = target.distance(backbone, backbone.encode_text(prompts, {PLACEHOLDER: vectors}), noise).mean()
+        optimizer.zero_grad()
+        (scale * distance).backward()  # which changes nothing else: Adam's steps do not depend on it
+        optimizer.step()
+        distances.append(float(distance.detach()))
+    reached = sum(distances[-_TRIAL_MEAN:]) / _TRIAL_MEAN
+    return reached if math.isfinite(reached) else math.inf
+
+
+def starting_phrase(
+    backbone: Backbone,
+    space: ActionSpace,
+    exemplars: Exemplars,
+    latents: Float[Tensor, "n c h w"],
+    run_dir: str | Path,
+    run: RunConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[str, int]:
+    """The phrase of a space that suits the exemplars of a run best, by `likeliest_phrases`, and what finding it took.
+
+    The search takes the run folder for itself. What it has found lies there in `SEARCH_FILE`, until the run begins: a
+    search that was stopped goes on, to the same bits.
+
+    Args:
+        backbone, space, exemplars: Those of the run.
+        latents: Latents of the exemplars; see `twinact.training.loop.encode_exemplars`.
+        run_dir: Its folder, in which no run has begun.
+        run: How to carry it out.
+        progress: As in `likeliest_phrases`.
+
+    Returns:
+        The phrase, and the pictures that the denoiser saw for it, in earlier calls too.
+
+    Raises:
+        DataError: `run_dir` is in use or cannot be written.
+        OutOfMemory: It does not fit into memory.
+        KeyboardInterrupt: Stopped; what was found so far is kept.
+    """
+    told = explain_out_of_memory("looking for the starting phrase", memory_advice(run.memory))
+    with told, silence_cut_warnings():  # captions that are cut have been told of
+        savings = replace(PRESETS[run.memory], compile=False)  # hardly longer than compiling takes
+        batch_size = _AT_ONCE[run.memory]
+        decisive = {
+            "model": backbone.model_id,
+            "space": space.hash,
+            "exemplars": exemplars.hashes,
+            "captions": exemplars.captions,
+            "precision": run.precision,
+            "weights": str(backbone.dtype),
+            "batch_size": batch_size,  # sums of other batches are rounded otherwise
+        }
+        with lock(Path(run_dir)), backbone.saving(savings), autocast(backbone.device, run.precision):
+            kept = SearchCache(Path(run_dir) / SEARCH_FILE, decisive)
+            found = likeliest_phrases(
+                backbone,
+                space,
+                latents,
+                exemplars.captions,
+                masks=latent_masks(exemplars, latents),
+                batch_size=batch_size,
+                kept=kept,
+                progress=progress,
+            )
+    return found[0][0], len(kept)
+
+
+@torch.no_grad()
+def likeliest_phrases(
+    backbone: Backbone,
+    space: ActionSpace,
+    latents: Float[Tensor, "n c h w"],
+    captions: Sequence[str],
+    *,
+    masks: Float[Tensor, "n 1 h w"] | None = None,
+    batch_size: int = 32,
+    kept: SearchCache | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[tuple[str, float]]:
+    """Phrases sorted by the denoising loss of the exemplars with the phrase's point of the space as the action.
+
+    The denoiser as a classifier (Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", 2023): all
+    phrases meet the same noise and times, few of them for all phrases and more for the best.
+
+    The first SIGINT, SIGTERM or SIGHUP ends the search after the batch at work.
+
+    Args:
+        backbone: Whose denoiser judges.
+        space: Space of the backbone.
+        latents: Latents of the exemplars, clean and scaled.
+        captions: Theirs, with the placeholder where the action goes.
+        masks: How much each place of the exemplars counts; None: all alike.
+        batch_size: Pictures that the denoiser sees at once.
+        kept: What an earlier call with the same arguments found; receives what this one finds.
+        progress: Called with the pictures seen so far and in all, after each batch that is not kept.
+
+    Returns:
+        The shortlist (at most 16), likeliest first, with mean losses.
+
+    Raises:
+        DataError: What is to be kept cannot be written.
+        KeyboardInterrupt: Stopped; finished batches are kept.
+    """
+    vectors = space.to(latents.device).reconstruct(space.phrase_coefficients.to(latents.device))  # per encoder: n s w
+    few, count = list(range(min(_FIRST_PICTURES, len(latents)))), len(space.phrases)
+    shortest = min(_SHORTLIST, count)
+    all_seen = search_passes(space, len(latents))
+    seen = 0
+
+    def losses(
+        phrases: Sequence[int], pictures: Sequence[int], seed: int, stop: threading.Event
+    ) -> Float[Tensor, " n"]:
+        nonlocal seen
+        generator = torch.Generator().manual_seed(seed)
+        shown = torch.tensor(pictures, device=latents.device)
+        clean, counted = latents[shown], None if masks is None else masks[shown]
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        noised = backbone.noising.add(clean, noise, backbone.noising.sample_t(len(clean), generator, _NOISE_BIAS))
+        rows = [(phrase, i) for phrase in phrases for i in range(len(clean))]
+        found = []
+
+        def look(part: list[tuple[int, int]]) -> Float[Tensor, " n"]:
+            prompts = [captions[pictures[i]].replace(PLACEHOLDER, f"<phrase {phrase}>") for phrase, i in part]
+            own = {f"<phrase {phrase}>": [block[phrase] for block in vectors] for phrase, _ in part}
+            which = torch.tensor([i for _, i in part], device=clean.device)
+            prediction = backbone.predict(noised.x_t[which], noised.t[which], backbone.encode_text(prompts, own))
+            mask = None if counted is None else counted[which]
+            return (noised.weight[which] * denoising_errors(prediction, noised.target[which], mask)).cpu()
+
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            known = None if kept is None else kept.take(len(part))
+            found.append(look(part) if known is None else known)
+            seen += len(part)
+            if known is not None:
+                continue
+            if kept is not None:
+                kept.add(found[-1])
+            if progress is not None:
+                progress(seen, all_seen)
+            if stop.is_set():
+                raise KeyboardInterrupt("stopped while looking for the starting phrase; run again to go on")
+        return torch.cat(found).unflatten(0, (len(phrases), len(clean))).mean(1)
+
+    try:
+        with stop_between_steps() as stop:
+            shortlist = losses(range(count), few, 0, stop).argsort()[:shortest].tolist()
+            often = [i for i in range(len(latents)) for _ in range(_SECOND_NOISES)]
+            second = losses(shortlist, often, 1, stop)
+    finally:
+        if kept is not None:
+            kept.save()
+    return [(space.phrases[shortlist[i]], float(second[i])) for i in second.argsort().tolist()]

@@ -1,0 +1,352 @@
+"""The page without a browser: its folder, what it takes, its settings, its mixes and its guard."""
+
+import asyncio
+import json
+import re
+import shlex
+import socket
+import sys
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from commands import done, refused
+from small import exemplars_in
+from twinact.action import Action
+from twinact.app import settings
+from twinact.app.exemplars import MAX_FILES, check, keep, take
+from twinact.app.folder import WorkFolder
+from twinact.app.guard import Guard
+from twinact.app.mixing import Mix, commands, mixed
+from twinact.app.studio import Sheet, Studio, grid
+from twinact.backbones.shipped import model_dir
+from twinact.bench.examples import examples
+from twinact.bench.poses import photographed_poses
+from twinact.configs import LearnConfig
+from twinact.errors import ConfigError, DataError, TwinactError
+from twinact.report.phrase_map import map_svg, stick_svg
+from twinact.report.plane import phrase_plane
+from twinact.space import ActionSpace
+from twinact.space.build import SPACE_FILE
+
+TREE = photographed_poses()["tree, palms overhead, on the left leg"]
+STRANGE = ["../secret", "..", "/etc/passwd", "a/../../b", "C:\\x", "", "a\0b", "leap.action", "<script>", "~", "ähm"]
+
+
+@pytest.fixture(scope="module")
+def phrases() -> ActionSpace:
+    """Nano's own space, which knows what its phrases look like."""
+    return ActionSpace.load(model_dir() / SPACE_FILE)
+
+
+@pytest.fixture(scope="module")
+def two(phrases: ActionSpace) -> dict[str, Action]:
+    """Two actions, each of a phrase."""
+    made = {}
+    for name, phrase in (("lunge", "arms overhead"), ("kick", "left knee up")):
+        u, mask = phrases.project_phrase(phrase)
+        made[name] = Action.from_coefficients(name, phrases, u, mask=mask)
+    return made
+
+
+class TestFolder:
+    @pytest.mark.parametrize("name", STRANGE)
+    def test_names_that_are_no_names_of_actions_lead_nowhere(self, tmp_path: Path, name: str) -> None:
+        folder = WorkFolder(tmp_path)
+        for place in (folder.exemplars, folder.run, folder.mixed):
+            with pytest.raises(ConfigError):
+                place(name)
+        with pytest.raises(DataError):
+            folder.action(name)
+
+    def test_links_and_hidden_files_are_passed_over(self, tmp_path: Path, two: dict[str, Action]) -> None:
+        folder, elsewhere = WorkFolder(tmp_path / "page"), tmp_path / "elsewhere"
+        two["kick"].save(elsewhere / "kick.action.safetensors")
+        (elsewhere / "report.html").write_text("secret")
+        two["lunge"].save(folder.mixed("lunge"))
+        (folder.root / "runs").mkdir()
+        (folder.root / "runs" / "kick").symlink_to(elsewhere)
+        (folder.root / "demo").symlink_to(elsewhere)
+        folder.mixed("linked").symlink_to(elsewhere / "kick.action.safetensors")
+        assert list(folder.actions()) == ["lunge"]
+        assert folder.runs() == [] and folder.reports() == {}
+
+    def test_a_free_name_leaves_room_and_is_free(self, tmp_path: Path) -> None:
+        folder = WorkFolder(tmp_path)
+        long = "half-moon-on-the-right-leg-once-more"
+        names = []
+        for _ in range(3):
+            names.append(folder.free_name(long))
+            folder.exemplars(names[-1]).mkdir(parents=True)
+        assert len(set(names)) == 3
+        for name in names:
+            folder.run(f"{name}-start")
+
+
+class TestExemplars:
+    def test_pictures_are_checked_and_their_limbs_read(self, tmp_path: Path) -> None:
+        take(TREE, tmp_path / "draft")
+        seen = check(tmp_path / "draft", None)
+        assert seen.problems == () and len(seen.tiles) == len(seen.captions) == len(TREE)
+        assert all("% sure" in told for _, told in seen.tiles)
+        assert any("no caption" in note for note in seen.notes)
+
+    def test_what_cannot_be_used_is_named_with_its_file(self, tmp_path: Path) -> None:
+        given = tmp_path / "given"
+        exemplars_in(given, 2)
+        (given / "bad.png").write_text("no picture")
+        (given / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        take(sorted(given.iterdir()), tmp_path / "draft")
+        seen = check(tmp_path / "draft", None)
+        assert len(seen.problems) == 2 and seen.tiles == ()
+        assert [one.split()[0] for one in seen.problems] == ["bad.png", "bomb.png"]
+
+    @pytest.mark.parametrize(("names", "why"), [
+        (["a.svg"], "of no kind"), (["..png.exe"], "of no kind"), (["a?.png", "a*.png"], "two files are called"),
+    ])  # fmt: skip
+    def test_other_files_are_refused(self, tmp_path: Path, names: list[str], why: str) -> None:
+        for name in names:
+            (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(DataError, match=why):
+            take([tmp_path / name for name in names], tmp_path / "draft")
+
+    def test_files_are_bounded_in_number_and_bytes(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="at most 100"):
+            take([tmp_path / "a.png"] * (MAX_FILES + 1), tmp_path / "draft")
+        large = tmp_path / "large.png"
+        with large.open("wb") as file:
+            file.truncate(60_000_000)
+        with pytest.raises(DataError, match="more than 50 MB"):
+            take([large], tmp_path / "draft")
+
+    def test_captions_of_the_page_go_with_the_pictures(self, tmp_path: Path) -> None:
+        exemplars_in(tmp_path / "draft", 2)
+        told = {"0.png": "a chef <act> in a park", "../x.png": "lost"}
+        target = keep(tmp_path / "draft", tmp_path / "exemplars" / "leap", told)
+        assert {path.name for path in target.iterdir()} == {"0.png", "1.png", "0.txt"}
+        assert check(target, None).captions[0] == ("0.png", "a chef <act> in a park")
+        assert [path.name for path in target.parent.iterdir()] == ["leap"]
+        with pytest.raises(DataError, match="there already"):
+            keep(tmp_path / "draft", target, {})
+
+    @pytest.mark.parametrize("label", ["drawn: archer", "photographs: bound angle"])
+    def test_examples_can_be_learned_from(self, tmp_path: Path, label: str) -> None:
+        examples()[label](tmp_path / "draft", 128)
+        assert check(tmp_path / "draft", None).problems == ()
+
+
+class TestSettings:
+    def test_every_row_is_a_setting_and_untouched_rows_give_nothing(self) -> None:
+        table = settings.rows()
+        assert settings.given(table) == {}
+        names = [name for name, _, _ in table]
+        assert len(names) == len(set(names)) and {"steps", "clauses", "method", "preview_every"} <= set(names)
+
+    def test_what_is_changed_is_given_in_its_type(self) -> None:
+        table = [
+            [name, {"steps": "7", "prior_weight": "0.5"}.get(name, value), told]
+            for name, value, told in settings.rows()
+        ]
+        given = settings.given(table)
+        assert given == {"steps": 7, "prior_weight": 0.5}
+        assert LearnConfig.from_dict({"name": "leap", **given}).steps == 7
+
+    def test_a_word_for_a_number_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="steps 'many' must be a whole number"):
+            settings.given([["steps", "many", ""]])
+
+
+class TestMix:
+    def test_a_mix_that_moves_nothing_is_the_action(self, phrases: ActionSpace, two: dict[str, Action]) -> None:
+        action, remark = mixed(Mix(base="kick", sliders={"arms up": 0.0}), two, phrases)
+        assert action is two["kick"] and remark == ""
+
+    @pytest.mark.parametrize("mix", [
+        Mix(base="lunge", sliders={"arms up": -0.5, "left arm up": 1.0}, toward="left knee up", amount=0.25),
+        Mix(base="lunge", other="kick", part="legs", sliders={"lean left": -0.3}),
+        Mix(base="lunge", other="kick", weights=(1.0, -0.5)),
+        Mix(base="lunge", other="kick"),
+    ], ids=["sliders", "parts", "weights", "balanced"])  # fmt: skip
+    def test_its_commands_make_the_same_action(
+        self, tmp_path: Path, phrases: ActionSpace, two: dict[str, Action], mix: Mix
+    ) -> None:
+        phrases.save(tmp_path / SPACE_FILE)
+        files = {name: str(action.save(tmp_path / f"{name}.action.safetensors")) for name, action in two.items()}
+        action, _ = mixed(mix, two, phrases, "both")
+        lines = commands(mix, files, {name: name for name in two}, "nano", tmp_path / "both.action.safetensors")
+        for line in lines:
+            done(*shlex.split(line)[1:])
+        made = Action.load(tmp_path / "both.action.safetensors")
+        assert made.name == "both"
+        assert all(torch.equal(a, b) for a, b in zip(made.vectors, action.vectors, strict=True))
+
+    def test_what_cannot_be_mixed_is_told(self, phrases: ActionSpace, two: dict[str, Action]) -> None:
+        with pytest.raises(TwinactError, match="take two of different names"):
+            mixed(Mix(base="kick", other="kick"), two, phrases)
+        with pytest.raises(ConfigError, match=r"amount 2\.0"):
+            mixed(Mix(base="kick", sliders={"arms up": 2.0}), two, phrases)
+
+
+def test_what_the_page_draws_and_what_its_command_draws_have_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phrases: ActionSpace, two: dict[str, Action]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = WorkFolder(tmp_path)
+    two["kick"].save(folder.mixed("kick"))
+    studio = Studio(folder, "nano")
+    sheet = Sheet(("a panda <act> in a park", "a fox <act>"), seeds=(5, 6), steps=2, negative_prompt="a dog")
+    drawn = studio.draw(sheet, studio.load("kick"))
+    done(*shlex.split(studio.command(sheet, "kick"))[1:])
+    paths = sorted((tmp_path / "pictures").glob("*.png"))
+    assert len(paths) == len(drawn) == 4
+    for path, picture in zip(paths, drawn, strict=True):
+        with Image.open(path) as other:
+            assert other.tobytes() == picture.tobytes()
+    alone = studio.draw(sheet, None)
+    assert alone[0].tobytes() != drawn[0].tobytes()
+    with pytest.raises(DataError, match="65 pictures"):
+        studio.draw(Sheet(("a fox <act>",), seeds=tuple(range(65))), None)
+
+
+def test_a_sheet_has_a_picture_of_every_prompt_and_seed() -> None:
+    prompts = grid(["a panda", "a fox"], ["in a park", "on a beach"])
+    assert prompts[1] == "a panda <act> on a beach" and len(Sheet(prompts, seeds=(3, 4)).shots) == 8
+    assert grid(["a fox"], []) == ("a fox <act>",)
+
+
+class Asked:
+    """What a guard lets through, and what it answers otherwise."""
+
+    def __init__(self, kept: Path, **options: Any) -> None:
+        self.passed: list[str] = []
+        hosts = options.pop("hosts", ["127.0.0.1:7860"])
+        self._guard = Guard(
+            self._page, hosts=hosts, password=options.pop("password", None), kept=kept, most_bytes=1_000_000
+        )
+
+    async def _page(self, scope: Any, receive: Any, send: Any) -> None:
+        self.passed.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    def __call__(self, path: str, method: str = "GET", **headers: str) -> int:
+        answers: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            answers.append(message)
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b""}
+
+        given = {"host": "127.0.0.1:7860", **headers}
+        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()]
+        scope = {"type": "http", "path": path, "method": method, "headers": pairs}
+        asyncio.run(self._guard(scope, receive, send))
+        names = dict(answers[0]["headers"])
+        assert b"default-src" in names[b"content-security-policy"]
+        return int(answers[0]["status"])
+
+
+class TestGuard:
+    @pytest.mark.parametrize("path", ["/", "/config", "/assets/x.js", "/gradio_api/queue/join", "/report/0"])
+    def test_the_page_itself_passes(self, tmp_path: Path, path: str) -> None:
+        assert Asked(tmp_path)(path) == 200
+
+    def test_no_traversal_reaches_the_page(self, tmp_path: Path) -> None:
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "secret.txt").write_text("secret")
+        (tmp_path / "kept" / "link").symlink_to(tmp_path / "secret.txt")
+        ask = Asked(tmp_path / "kept")
+        ways = ["../secret.txt", "..\\secret.txt", "x/../../secret.txt", "/etc/passwd", "etc/passwd", "~/.ssh/id_rsa",
+                "....//secret.txt", "file:///etc/passwd", "http://example.org/", "link", "a\0b", ".", "",
+                str(tmp_path / "secret.txt"), str(tmp_path / "kept" / ".." / "secret.txt"),
+                str(tmp_path / "kept" / "link"), "/proc/self/environ"]  # fmt: skip
+        routes = ["/gradio_api/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/file=", "/static/../",
+                  "/assets/../", "/report/", "/custom_component/", "/gradio_api/stream/", "/runs/", "/monitoring/",
+                  "/dev/", "/gradio_api/deep_link?", "/login", "/svelte/../"]  # fmt: skip
+        answers = {(route, way): ask(route + way) for route in routes for way in ways}
+        assert len(answers) > 200 and set(answers.values()) == {404}
+        assert ask.passed == []
+
+    def test_what_the_page_keeps_is_served(self, tmp_path: Path) -> None:
+        (tmp_path / "a.webp").write_bytes(b"x")
+        assert Asked(tmp_path)(f"/gradio_api/file={tmp_path}/a.webp") == 200
+
+    @pytest.mark.parametrize("headers", [
+        {"host": "evil.example"}, {"host": "127.0.0.1:7861"}, {"origin": "http://evil.example"}, {"origin": "null"},
+        {"origin": "http://127.0.0.1:8000"},
+    ])  # fmt: skip
+    def test_foreign_hosts_and_origins_are_turned_away(self, tmp_path: Path, headers: dict[str, str]) -> None:
+        ask = Asked(tmp_path)
+        assert ask("/", **headers) == 403 and ask.passed == []
+        assert ask("/", origin="http://127.0.0.1:7860") == 200
+
+    def test_no_route_answers_without_the_password(self, tmp_path: Path) -> None:
+        ask = Asked(tmp_path, hosts=None, password="opensesame")
+        for path in ("/", "/config", "/theme.css", "/gradio_api/upload", f"/gradio_api/file={tmp_path}/a.webp"):
+            for given in ({}, {"authorization": "Basic !"}, {"authorization": _basic("a:wrong")},
+                          {"authorization": "Bearer opensesame"}):  # fmt: skip
+                assert ask(path, host="anything", **given) == 401
+        assert ask.passed == []
+        assert ask("/", host="anything", authorization=_basic("me:opensesame")) == 200
+        with pytest.raises(ValueError, match="needs a password"):
+            Asked(tmp_path, hosts=None)
+
+    def test_uploads_are_bounded(self, tmp_path: Path) -> None:
+        ask = Asked(tmp_path)
+        assert ask("/gradio_api/upload", "POST", content_length="1000") == 200
+        assert ask("/gradio_api/upload", "POST", content_length="2000000") == 413
+        assert ask("/gradio_api/upload", "POST") == 411
+        assert ask("/gradio_api/upload", "POST", content_length="-5") == 411
+
+
+def _basic(text: str) -> str:
+    return f"Basic {b64encode(text.encode()).decode()}"
+
+
+def test_a_page_that_cannot_be_served_is_told_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "give another --port" in refused("app", "--port", str(taken.getsockname()[1]), code=2)
+        free = taken.getsockname()[1]
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as where the extra is not installed
+    assert "pip install 'twinact[app]'" in refused("app", "--port", str(free))
+
+
+def test_a_page_for_others_needs_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TWINACT_PASSWORD", raising=False)
+    assert "set TWINACT_PASSWORD" in refused("app", "--host", "0.0.0.0", code=2)
+
+
+def test_the_map_holds_every_phrase_and_what_lies_beyond_them(phrases: ActionSpace) -> None:
+    plane = phrase_plane(phrases)
+    far = tuple((3 * plane.points.amax(dim=0)).tolist())
+    drawing = map_svg(plane, phrases.phrases, {}, found=["arms overhead"], marks=[("<b>mine</b>", (far[0], far[1]))])
+    assert drawing.count("<circle") == len(phrases.phrases) and "<b>" not in drawing
+    assert '<text class="found"' in drawing
+    x, y = map(float, re.findall(r'class="star" transform="translate\((\S+) (\S+)\)"', drawing)[0])
+    assert 0 <= x <= 960 and 0 <= y <= 640
+
+
+def test_a_stick_figure_shows_the_limbs_where_they_point(phrases: ActionSpace) -> None:
+    assert phrases.poses is not None
+    heights = {}
+    for phrase in ("arms overhead", "touching the toes"):
+        drawn = stick_svg(phrases.poses.directions[phrases.phrases.index(phrase)], phrase)
+        (left_arm,) = re.findall(r'points="([^"]*)" style="stroke:#ff9f1c"', drawn)[:1]
+        heights[phrase] = float(left_arm.split()[-1].split(",")[1])
+    assert heights["arms overhead"] < -1.5 < -0.5 < heights["touching the toes"]
+
+
+def test_pictures_of_limbs_have_the_sizes_of_the_page(tmp_path: Path) -> None:
+    take(TREE[:2], tmp_path / "draft")
+    for path in (tmp_path / "draft").glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (320, 320)
+    facts = [json.loads(path.read_text()) for path in (tmp_path / "draft").glob("*.json")]
+    assert len(facts) == 2

@@ -1,0 +1,144 @@
+"""The pose that a model of any family means, seen in its first steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from families import CORE, backbone_of
+from small import PHRASES, small_space, vitpose
+from tiny import tiny_sd
+from twinact.backbones.backbone import Backbone
+from twinact.bench.poses import photographed_poses, write_pose_exemplars
+from twinact.cli import app
+from twinact.configs import LearnConfig, TwinActConfig
+from twinact.errors import ConfigError, DataError
+from twinact.intent import EarlyPose, intended_pose
+from twinact.intent.eyes import Eyes, PictureEyes, open_eyes
+from twinact.intent.intended_pose import DRAWING, early_times, step_on
+from twinact.intent.measure import COUNTS, MeasuredIntent, measure_intent
+from twinact.intent.pose_table import pose_table
+from twinact.jobs.job import Job
+from twinact.jobs.run import run_job
+from twinact.readers.body import SEGMENTS
+from twinact.readers.vitpose import ViTPoseReader
+from twinact.space import ActionSpace
+from twinact.space.pose_table import OWN
+from twinact.training.start import search_passes
+
+
+def eyes() -> PictureEyes:
+    return PictureEyes(ViTPoseReader(vitpose()))
+
+
+class Corners:
+    """Sees one segment: from the middle towards where the estimate is brightest."""
+
+    segments = ((0, 1),)
+
+    def directions(self, backbone: Backbone, latents: Tensor) -> Tensor:
+        gray = latents.mean(dim=1)
+        sides = gray.mean(dim=1), gray.mean(dim=2)  # over rows, over columns
+        parts = [side.diff(dim=1).sum(dim=1) for side in sides]
+        return F.normalize(torch.stack(parts, dim=1)[:, None], dim=2)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_any_family_learns_from_the_pose_that_it_means_in_its_first_steps(name: str, tmp_path: Path) -> None:
+    backbone = backbone_of(name)
+    vitpose().save_pretrained(tmp_path / "pose")
+    space = small_space(backbone)
+    reader = str(tmp_path / "pose")
+    table = pose_table(backbone, EarlyPose(eyes(), 2), space.phrases, drawings=1, reader=reader)
+    replace(space, poses=table).save(tmp_path / "few.space.safetensors")
+    loaded = ActionSpace.load(tmp_path / "few.space.safetensors").poses
+    assert loaded is not None and (loaded.steps, loaded.reader) == (2, reader)
+    write_pose_exemplars(next(iter(photographed_poses())), tmp_path / "exemplars", 32)
+    method = TwinActConfig(prompts_per_step=2, clauses=1)
+    told: list[str] = []
+    job = Job(
+        exemplars=tmp_path / "exemplars",
+        config=LearnConfig(name="leap", method=method, steps=2, batch_size=2),
+        run_dir=tmp_path / "run",
+        space=tmp_path / "few.space.safetensors",
+    )
+    learned = run_job(job, backbone=backbone, tell=told.append)
+    assert any("from the exemplars' pose" in line for line in told)
+    assert learned.cost.forward == 8 and learned.cost.backward == 4  # two prompts, two steps, of which one learns
+    # Every phrase is looked at in two prompts; none shares another, so the six nearest are tried.
+    looks, trials = 2 * 2 * len(space.phrases), 6 * 8 * 2 * (2 + 2)
+    assert learned.cost.search == looks + trials <= search_passes(replace(space, poses=table), 1, clauses=1)
+    start = small_space(backbone).project_phrase(next(t for t in told if t.startswith("start"))[7:].partition(", ")[0])
+    assert learned.action.coefficients is not None and not torch.equal(learned.action.coefficients[0], start[0])
+
+
+def test_steps_are_those_of_ddim() -> None:
+    backbone = backbone_of("sd")
+    scheduler = DDIMScheduler.from_config(backbone.pipeline().scheduler.config, timestep_spacing="trailing")
+    scheduler.set_timesteps(DRAWING)
+    x, prediction = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    times = early_times(backbone, 3, 2)
+    assert [int(t[0]) for t in times] == [int(t) for t in scheduler.timesteps[:3]]
+    found = step_on(backbone, x, times[0], times[1], prediction)
+    # The scheduler clips and thresholds nothing here; its next time is a step of whole numbers away.
+    wanted = scheduler.step(prediction, scheduler.timesteps[0], x, eta=0.0).prev_sample
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_steps_of_flow_models_are_those_of_euler(name: str) -> None:
+    backbone = backbone_of(name)
+    first, second = early_times(backbone, 2, 2)
+    whole = float(backbone.noising.noisiest(1))
+    x, velocity = (torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    moved = (float(second[0]) - float(first[0])) / whole
+    assert moved < 0
+    torch.testing.assert_close(step_on(backbone, x, first, second, velocity), x + moved * velocity)
+    times = backbone.noising.times(DRAWING)
+    assert bool((times.diff() < 0).all()) and float(times[-1]) > 0
+
+
+def test_the_early_pose_is_measured_against_the_finished_drawing() -> None:
+    backbone = backbone_of("sd")
+    assert isinstance(Corners(), Eyes) and isinstance(eyes(), Eyes)
+    before = backbone.passes.forward
+    measured = measure_intent(backbone, Corners(), PHRASES, 8)
+    assert backbone.passes.forward == before + 8 * DRAWING and set(measured.correlations) == set(COUNTS)
+    assert all(-1 <= value <= 1.000001 for value in measured.correlations.values())
+    assert measured.correlations[8] != measured.correlations[1]
+    assert MeasuredIntent({1: 0.5, 2: 0.91, 4: 0.85, 8: 0.99}).steps == 2
+    assert MeasuredIntent({1: 0.5, 2: 0.6}).steps is None
+    with pytest.raises(ConfigError, match="too few"):
+        measure_intent(backbone, Corners(), PHRASES, 2)
+
+
+def test_who_looks_is_said_by_the_space_or_the_folder(tmp_path: Path) -> None:
+    backbone = backbone_of("sd")
+    assert open_eyes(OWN, backbone) is None and intended_pose(backbone) is None
+    vitpose().save_pretrained(tmp_path / "pose")
+    table = pose_table(backbone, EarlyPose(eyes(), 4), PHRASES, drawings=1, reader=str(tmp_path / "pose"))
+    found = intended_pose(backbone, table)
+    assert found is not None and found.steps == 4 and found.segments == SEGMENTS
+    with pytest.raises(DataError, match="cannot be opened"):
+        intended_pose(backbone, replace(table, reader=str(tmp_path)))
+
+
+def test_building_a_space_measures_a_model_and_says_when_its_pose_is_late(tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path / "model")
+    vitpose().save_pretrained(tmp_path / "pose")
+    (tmp_path / "phrases.txt").write_text("# Body\n" + "\n".join(PHRASES))
+    arguments = ["space", "build", "--model", tmp_path / "model", "--phrases", tmp_path / "phrases.txt", "--slots", "2",
+                 "--reader", "vitpose", "--weights", tmp_path / "pose", "--drawings", "1",
+                 "--out", tmp_path / "few"]  # fmt: skip
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.stderr
+    assert "correlation of the early pose" in result.stderr
+    poses = ActionSpace.load(tmp_path / "few.space.safetensors").poses
+    # Noise that a random network makes of noise: what it shows when, the measurement alone can say.
+    assert (poses is None) == ("gets no pose table" in result.stderr)
+    assert poses is None or poses.steps in COUNTS
