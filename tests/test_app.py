@@ -22,6 +22,7 @@ from twinact.app.exemplars import MAX_FILES, check, keep, take
 from twinact.app.folder import WorkFolder
 from twinact.app.guard import Guard
 from twinact.app.mixing import Mix, commands, mixed
+from twinact.app.runs import Runs
 from twinact.app.studio import Sheet, Studio, grid
 from twinact.backbones.shipped import model_dir
 from twinact.bench.examples import examples
@@ -210,6 +211,22 @@ def test_what_the_page_draws_and_what_its_command_draws_have_the_same_bits(
     assert alone[0].tobytes() != drawn[0].tobytes()
     with pytest.raises(DataError, match="65 pictures"):
         studio.draw(Sheet(("a fox <act>",), seeds=tuple(range(65))), None)
+
+
+def test_a_renewed_chooser_leaves_what_is_chosen_alone(tmp_path: Path, two: dict[str, Action]) -> None:
+    common = pytest.importorskip(
+        "twinact.app.tabs.common", reason="the extra app is not installed", exc_type=ImportError
+    )
+    folder = WorkFolder(tmp_path)
+    for name, action in two.items():
+        action.save(folder.mixed(name))
+    page = common.Page(folder, Studio(folder, "nano"), Runs(folder, "nano"), tmp_path)
+    page.chooser("Action")
+    page.chooser("Another", empty=True)
+    newest = next(iter(folder.actions()))
+    # Whoever chooses while the answer is on its way keeps that choice: the answer holds no value.
+    assert [update.constructor_args.get("value", "kept") for update in page.renewed("lunge", "")] == ["kept", "kept"]
+    assert [update.constructor_args.get("value", "kept") for update in page.renewed("gone", "gone")] == [newest, None]
 
 
 def test_a_sheet_has_a_picture_of_every_prompt_and_seed() -> None:

@@ -52,12 +52,18 @@ class Page:
         return box
 
     def renewed(self, *chosen: str | None) -> list[Any]:
-        """The choosers' updates, from what is chosen in each."""
+        """The choosers' updates, from what is chosen in each.
+
+        What is chosen stays untouched while it is there: whoever chooses another action before the answer has come
+        keeps that one.
+        """
         names = list(self.folder.actions())
         updates = []
         for value, (_, empty) in zip(chosen, self.choosers, strict=True):
-            kept = value if value in names else (None if empty or not names else names[0])
-            updates.append(gr.Dropdown(choices=names, value=kept))
+            if value in names or (empty and not value):
+                updates.append(gr.Dropdown(choices=names))
+            else:
+                updates.append(gr.Dropdown(choices=names, value=None if empty or not names else names[0]))
         return updates
 
 
