@@ -247,5 +247,9 @@ def asked(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[
 
 def choose(page: Any, label: str, option: str) -> None:
     box = page.get_by_label(label, exact=True).locator("visible=true")
-    box.click()
-    page.get_by_role("option", name=option, exact=True).locator("visible=true").click()
+    for _ in range(5):  # the list may change while it is open, and then another option lies under the pointer
+        box.click()
+        page.get_by_role("option", name=option, exact=True).locator("visible=true").click()
+        if box.input_value() == option:
+            return
+    raise AssertionError(f"{option} could not be chosen")

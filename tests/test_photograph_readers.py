@@ -29,7 +29,8 @@ from twinact.readers.drawn import reading_sheet, with_limbs
 from twinact.readers.keypoint_files import read_keypoints
 from twinact.readers.keypoints import AP_10K, WHOLE_BODY_133
 from twinact.readers.latent import EncoderConfig, LatentActionEncoder
-from twinact.readers.reader import LatentPoseReader, PoseReader, PoseReading, Seen
+from twinact.readers.own import LatentPoseReader
+from twinact.readers.reader import PoseReader, PoseReading, Seen
 from twinact.readers.vitpose import ViTPoseReader, _crops, _peaks, _window
 
 

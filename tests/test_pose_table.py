@@ -14,15 +14,16 @@ from twinact.intent.prompts import ACTORS, PLACES, other_prompts
 from twinact.jobs.known import unknown_words
 from twinact.jobs.models import open_model
 from twinact.phrases.wording import said
+from twinact.readers.body import height_directions
 from twinact.space import ActionSpace
 from twinact.space.pose_table import PoseTable
 
 DOWN, LEFT, UP = (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)
 
 
-def table(*rows: Sequence[tuple[float, float]]) -> PoseTable:
-    """Phrases whose two segments point so; at rest both hang down."""
-    return PoseTable.of(torch.tensor(rows), torch.tensor([DOWN, DOWN]), 4)
+def table(*rows: Sequence[Sequence[float]]) -> PoseTable:
+    """Phrases whose two segments (or fewer) point so; at rest they hang down."""
+    return PoseTable.of(torch.tensor(rows), torch.tensor([DOWN] * len(rows[0])), 4)
 
 
 def test_phrases_about_different_limbs_add_up_and_contradictions_count_as_undecided() -> None:
@@ -59,6 +60,15 @@ def test_strengths_are_those_that_explain_what_two_phrases_look_like_together() 
         return float(poses.distances(numbers, torch.tensor([LEFT, DOWN]), torch.ones(2)))
 
     assert distance(taught) < 0.7 * distance(poses)
+
+
+def test_a_height_tells_phrases_apart_whose_limbs_look_alike() -> None:
+    on_the_ground, in_the_air = height_directions(torch.tensor([0.0, 0.5])).tolist()
+    poses = table((LEFT, on_the_ground), (LEFT, in_the_air))
+    wanted, weights = torch.tensor([LEFT, in_the_air]), torch.ones(2)
+    assert poses.nearest(wanted, weights, 1, 1)[0][0] == (1,)
+    without = table((LEFT,), (UP,))
+    assert without.nearest(wanted, weights, 1, 1)[0] == ((0,), pytest.approx(0.0, abs=1e-3))
 
 
 def test_what_scatters_is_far_from_everything() -> None:

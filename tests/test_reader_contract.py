@@ -17,9 +17,13 @@ from twinact.backbones.facts import FACTS_FILE, ModelFacts
 from twinact.errors import CheckpointError
 from twinact.intent import EarlyPose, IntendedPose, intended_pose
 from twinact.intent.eyes import LatentEyes
+from twinact.intent.prompts import other_prompts
+from twinact.phrases.wording import said
 from twinact.readers import FOLDER, LatentActionEncoder
+from twinact.readers.body import SEGMENTS
 from twinact.readers.latent import EncoderConfig
-from twinact.readers.reader import LatentPoseReader, PoseReader
+from twinact.readers.own import LatentPoseReader
+from twinact.readers.reader import PoseReader
 from twinact.world.judges.judges import Judges
 
 
@@ -70,6 +74,21 @@ def test_an_intended_pose_can_be_differentiated_in_the_words(name: str, steps: i
     assert directions.shape == (2, 3, 2) and backbone.passes.forward == before + 2 * steps
     directions[..., 0].sum().backward()
     assert any(block.grad is not None and float(block.grad.abs().max()) > 0 for block in vectors)
+
+
+def test_nano_means_height_where_it_is_said() -> None:
+    nano = load("nano", "cpu")
+    intent = intended_pose(nano)
+    assert intent is not None
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, *nano.latent_shape, generator=generator)
+    heights = []
+    for phrase in ("jumping high", "arms overhead"):
+        prompts = [said(prompt, phrase) for prompt in other_prompts(torch.Generator().manual_seed(0), 8)]
+        read = intent.read(nano, nano.encode_text(prompts), noise)
+        assert read.shape == (8, len(SEGMENTS) + 1, 2)
+        heights.append(torch.atan2(read[:, -1, 0], -read[:, -1, 1]).rad2deg().median() / 90)
+    assert float(heights[0]) > 0.3 > 0.12 > abs(float(heights[1]))
 
 
 def test_the_folder_of_a_model_says_how_its_intent_is_read(tmp_path: Path) -> None:

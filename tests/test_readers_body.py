@@ -1,12 +1,23 @@
 """One body for all readers, and what several pictures of an action have in common."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from twinact.errors import DataError
-from twinact.readers.body import JOINTS, SEGMENT_NAMES, SEGMENTS, body_reading, from_square, in_square
+from twinact.readers.body import (
+    HEIGHT_NAME,
+    JOINTS,
+    SEGMENT_NAMES,
+    SEGMENTS,
+    body_reading,
+    from_square,
+    height_directions,
+    heights,
+    in_square,
+)
 from twinact.readers.common import common_pose
 from twinact.readers.reader import PoseReading
 from twinact.world.pose import Pose
@@ -108,6 +119,41 @@ def test_one_picture_read_wrongly_changes_little() -> None:
 def test_what_no_picture_shows_is_told_apart_from_what_they_disagree_on() -> None:
     found = common_pose(reading([0.0, 120.0], [0.0, 0.0]))
     assert found.unseen == ("torso",) and found.disagreeing == ()
+
+
+def test_heights_are_told_in_lengths_of_a_leg_whatever_the_pose() -> None:
+    ground = float(standing()[..., 1].max())
+    assert float(heights(standing(), ground)) == pytest.approx(0.0, abs=1e-6)
+    for pose in ({}, {"l_shoulder": 150.0, "torso_lean": 20.0}, {"l_hip": 60.0, "r_hip": 60.0}):
+        low, high = (float(heights(standing(**pose, clearance=value), ground)) for value in (0.1, 0.5))
+        assert high - low == pytest.approx(0.4, abs=1e-5)
+
+
+def test_a_height_is_a_direction_that_turns_a_quarter_for_a_leg() -> None:
+    found = height_directions(torch.tensor([0.0, 0.5, 1.0, 9.0]))
+    half = math.sqrt(0.5)
+    torch.testing.assert_close(found[:3], torch.tensor([[0.0, -1.0], [half, -half], [1.0, 0.0]]), atol=1e-6, rtol=0)
+    assert float(found[3, 1]) > 0.7  # no further than one and a half: what is far up is not taken for what is low
+
+
+@pytest.mark.parametrize(
+    ("seen", "height", "differ"),
+    [
+        ([0.4, 0.5, 0.45], 0.45, False),
+        ([0.4, 0.5, 2.0, 0.45, math.nan], 0.45, False),
+        ([0.0, 0.6], None, True),
+        ([math.nan, math.nan], None, False),
+    ],
+)
+def test_the_common_height_is_one_on_which_most_pictures_agree(
+    seen: list[float], height: float | None, differ: bool
+) -> None:
+    found = common_pose(replace(reading([0.0] * len(seen), [1.0] * len(seen)), heights=torch.tensor(seen)))
+    assert found.height == (None if height is None else pytest.approx(height))
+    assert found.disagreeing == ((HEIGHT_NAME,) if differ else ())
+    directions, weights = found.rows
+    assert directions.shape == (15, 2) and weights[:-1].tolist() == pytest.approx([1.0] * 14)
+    assert float(weights[-1]) == (0.0 if height is None else 1.0)
 
 
 def test_no_pictures_have_no_common_pose() -> None:

@@ -14,7 +14,7 @@ from twinact.nano.calibrate import accuracy, drawn_scenes, judged
 from twinact.nano.evaluate import evaluate_nano, evaluate_vae, spread, unsaid_prompts
 from twinact.nano.evaluate_poses import evaluate_intent, evaluate_reader
 from twinact.readers import load_action_encoder
-from twinact.readers.reader import LatentPoseReader
+from twinact.readers.own import LatentPoseReader
 from twinact.sample import generate
 from twinact.world.judges.judges import Judges
 from twinact.world.splits import DEV_ACTIONS

@@ -7,7 +7,7 @@ from importlib import resources
 import gradio as gr
 
 from twinact.app.tabs import compare, draw, learn, mix, space
-from twinact.app.tabs.common import Page, told
+from twinact.app.tabs.common import MODEL, Page, told
 
 TABS: dict[str, Callable[[Page], None]] = {
     "Learn": learn.build,
@@ -27,18 +27,25 @@ def build(page: Page) -> gr.Blocks:
     """The page, to be served by `twinact.app.server`."""
     with gr.Blocks(title="twinact", analytics_enabled=False, delete_cache=(3600, 86_400)) as blocks:
         gr.HTML(f"<header><b>twinact</b> <span>{escape(page.studio.model)}</span></header>")
-        tabs = []
+        tabs: dict[str, gr.Tab] = {}
         with gr.Tabs():
             for name, widgets in TABS.items():
-                with gr.Tab(name) as tab:
+                with gr.Tab(name) as tabs[name]:
                     widgets(page)
-                tabs.append(tab)
         gr.HTML(f"<footer>{_FOOT}</footer>")
         # The choosers of all tabs are known only now.
         boxes = [box for box, _ in page.choosers]
-        gr.on([blocks.load, *(tab.select for tab in tabs)], told(page.renewed), boxes, boxes, show_progress="hidden")
+        gr.on(
+            [blocks.load, *(tab.select for tab in tabs.values())],
+            told(page.renewed),
+            boxes,
+            boxes,
+            show_progress="hidden",
+        )
         for function, inputs, outputs in page.on_load:
             blocks.load(function, inputs, outputs, show_progress="hidden")
+        for name, (function, inputs, outputs) in page.on_show.items():
+            tabs[name].select(function, inputs, outputs, show_progress="hidden", **MODEL)
     return blocks.queue(api_open=False, max_size=100, default_concurrency_limit=4)
 
 

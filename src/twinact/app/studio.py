@@ -176,7 +176,7 @@ class Studio:
             common = common_pose(read_photographs([picture], [path], "auto", self.backbone))
         if not bool(common.weights.any()):
             raise DataError("nobody is seen in this picture; give one that shows the whole body")
-        found = poses.nearest(common.directions, common.weights, 1, count)
+        found = poses.nearest(*common.rows, 1, count)
         return [(self.space.phrases[numbers[0]], distance) for numbers, distance in found]
 
     def command(self, sheet: Sheet, label: str) -> str:

@@ -72,7 +72,7 @@ def load(
                 folder, _id(folder, name), torch.device(device), dtype or torch.float32, quantised
             )
             facts = ModelFacts.read(folder)
-            backbone.folder, backbone.intent_steps = folder, facts.intent_steps
+            backbone.folder, backbone.intent_steps, backbone.ground = folder, facts.intent_steps, facts.ground
             backbone.guidance = backbone.guidance if facts.guidance is None else facts.guidance
             backbone.steps = facts.steps or backbone.steps
             if offload:

@@ -14,8 +14,8 @@ from twinact.storage import atomic_write_bytes, misfit, read_file
 FACTS_FILE = "twinact.json"
 _VERSION = 1
 _MAX_BYTES = 100_000
-_SCHEMA = {"guidance": float | None, "steps": int | None, "intent_steps": int | None}
-_BOUNDS = {"guidance": GUIDANCES, "steps": Bounds(1, 1000), "intent_steps": EARLY_STEPS}
+_SCHEMA = {"guidance": float | None, "steps": int | None, "intent_steps": int | None, "ground": float | None}
+_BOUNDS = {"guidance": GUIDANCES, "steps": Bounds(1, 1000), "intent_steps": EARLY_STEPS, "ground": Bounds(0.0, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,14 @@ class ModelFacts:
         steps: Denoising steps that the model draws well in; None takes its family's usual ones.
         intent_steps: Denoising steps from pure noise after which the pose reader in the folder sees the pose that the
             model means by a prompt; None where nobody has measured it.
+        ground: Where the lowest joint of a figure lies that stands on the ground, from 0 at the top of the picture to 1
+            at its bottom; None where the camera is not always the same.
     """
 
     guidance: float | None = None
     steps: int | None = None
     intent_steps: int | None = None
+    ground: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "ModelFacts":

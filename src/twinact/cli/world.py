@@ -89,7 +89,7 @@ def evaluate(
     from twinact.nano.evaluate import evaluate_between, evaluate_nano, evaluate_vae, measured_pairs
     from twinact.nano.evaluate_poses import evaluate_intent, evaluate_reader
     from twinact.readers import load_action_encoder
-    from twinact.readers.reader import LatentPoseReader
+    from twinact.readers.own import LatentPoseReader
     from twinact.sheets import contact_sheet, png_bytes
     from twinact.space import ActionSpace
     from twinact.space.build import SPACE_FILE

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from twinact.backbones.backbone import Backbone
 from twinact.readers import LatentActionEncoder, load_action_encoder
-from twinact.readers.body import SEGMENTS
+from twinact.readers.body import SEGMENTS, height_directions, heights
+from twinact.readers.latent import joint_positions, segment_directions
 from twinact.space.pose_table import OWN
 
 if TYPE_CHECKING:
@@ -24,8 +26,11 @@ class Eyes(Protocol):
 
     segments: tuple[tuple[int, int], ...]
 
-    def directions(self, backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b segments 2"]:
-        """Unit vectors along the segments, x to the right and y down."""
+    def directions(self, backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
+        """Unit vectors along the segments, x to the right and y down.
+
+        Where the model's ground is known, one row more: the height above it; see `height_directions`.
+        """
         ...
 
 
@@ -40,8 +45,12 @@ class LatentEyes:
         self.segments = encoder.config.segments
         self._encoder = encoder.requires_grad_(False).eval()
 
-    def directions(self, backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b segments 2"]:
-        return self._encoder.to(latents.device).directions(latents.float())
+    def directions(self, backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
+        joints = joint_positions(self._encoder.to(latents.device)(latents.float()))
+        found = segment_directions(joints, self.segments)
+        if backbone.ground is None or self.segments != SEGMENTS:
+            return found
+        return torch.cat([found, height_directions(heights(joints, backbone.ground))[:, None]], dim=1)
 
 
 class PictureEyes:
@@ -56,7 +65,7 @@ class PictureEyes:
     def __init__(self, reader: "ViTPoseReader") -> None:
         self._reader = reader
 
-    def directions(self, backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b segments 2"]:
+    def directions(self, backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
         pixels = backbone.decode_latents(latents).float().clamp(-1, 1)
         return self._reader.to(pixels.device).read_pixels(pixels).directions
 

@@ -30,10 +30,8 @@ class IntendedPose(Protocol):
     segments: tuple[tuple[int, int], ...]
     steps: int
 
-    def read(
-        self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]
-    ) -> Float[Tensor, "b segments 2"]:
-        """Unit vectors along the segments of the body, x to the right and y down.
+    def read(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
+        """Unit vectors along the segments of the body, x to the right and y down, as `Eyes.directions` has them.
 
         Args:
             backbone: The model.
@@ -58,9 +56,7 @@ class EarlyPose:
         self.segments, self.steps = eyes.segments, steps
         self._eyes = eyes
 
-    def read(
-        self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]
-    ) -> Float[Tensor, "b segments 2"]:
+    def read(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
         times, x = early_times(backbone, self.steps, len(noise)), noise
         with torch.no_grad():
             for t, following in pairwise(times):
@@ -92,9 +88,10 @@ class PoseTarget:
     """The pose that exemplars show, and how to see whether a model means it.
 
     Attributes:
-        directions: Unit vectors along the segments; anything where the weight is 0.
-        weights: How much each segment counts, >= 0, not all 0.
-        intent: Reads what the model means.
+        directions: Unit vectors along the segments, and perhaps the height above the ground, as `Eyes.directions` has
+            them; anything where the weight is 0.
+        weights: How much each row counts, >= 0, not all 0.
+        intent: Reads what the model means; a height that it does not read does not count.
         disagreeing: Names of segments in which the exemplars differ.
         unseen: Names of those that none shows.
     """
@@ -106,10 +103,11 @@ class PoseTarget:
     unseen: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """What an action remembers of it, as JSON."""
+        """What an action remembers of it, as JSON: the limbs."""
+        count = len(self.intent.segments)
         return {
-            "directions": self.directions.tolist(),
-            "weights": self.weights.tolist(),
+            "directions": self.directions[:count].tolist(),
+            "weights": self.weights[:count].tolist(),
             "disagreeing": list(self.disagreeing),
             "unseen": list(self.unseen),
         }
@@ -121,7 +119,7 @@ class PoseTarget:
         others. Differentiable in `cond`.
         """
         meant = self.intent.read(backbone, cond, noise).float()
-        wanted, weights = self.directions.to(meant), self.weights.to(meant)
+        wanted, weights = (values[: meant.shape[1]].to(meant) for values in (self.directions, self.weights))
         return weighted_mean(((meant - wanted).square().sum(dim=2) + 1e-8).sqrt(), weights)
 
 

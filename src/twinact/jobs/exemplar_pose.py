@@ -117,4 +117,4 @@ def pose_target(
         tell(f"the pictures differ in {', '.join(common.disagreeing)}, which therefore do not count")
     if common.unseen:
         tell(f"no picture shows {', '.join(common.unseen)}, which therefore do not count")
-    return PoseTarget(common.directions, common.weights, intent, common.disagreeing, common.unseen)
+    return PoseTarget(*common.rows, intent, common.disagreeing, common.unseen)

@@ -9,7 +9,7 @@ from twinact.backbones.backbone import Backbone
 from twinact.data.exemplars import Photographs
 from twinact.errors import ConfigError
 from twinact.readers import ActionEncoder, LatentActionEncoder
-from twinact.readers.reader import LatentPoseReader
+from twinact.readers.own import LatentPoseReader
 
 # CLIP has 49,408 tokens and T5 32,100, from which they spell any word; a model made from a list of words has few.
 _WORD_LIST = 10_000

@@ -14,7 +14,7 @@ from twinact.nano.refine import pose_distance
 from twinact.nano.wishes import Wish, Wishes
 from twinact.readers.body import SEGMENTS
 from twinact.readers.latent import segment_directions
-from twinact.readers.reader import LatentPoseReader
+from twinact.readers.own import LatentPoseReader
 from twinact.sample import generate
 from twinact.world.draw import drawing
 from twinact.world.sampling import sample_free_limbs, sample_scene
@@ -48,7 +48,7 @@ def evaluate_intent(
         noise = torch.stack(
             [torch.randn(backbone.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
-        directions = intent.read(backbone, backbone.encode_text(words), noise.to(backbone.dtype))
+        directions = intent.read(backbone, backbone.encode_text(words), noise.to(backbone.dtype))[:, : len(SEGMENTS)]
         pictures = generate(backbone, words, seeds=seeds, steps=steps, guidance=RECIPE.guidance)
         finished = reader.read(pictures).directions
         meant += [_distance(found, wish) for found, wish in zip(directions, chunk, strict=True)]

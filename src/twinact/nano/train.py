@@ -47,6 +47,8 @@ PARTS = ("text", "vae", "encoder", "unet", "refine", "judges")
 _BUILDS_ON = {
     "encoder": ("vae",), "unet": ("text", "vae"), "refine": ("text", "vae", "encoder", "unet"), "judges": ("vae",),
 }  # fmt: skip
+# Where the lowest joint of figures lies that stand, in all drawings of the world: its camera hardly moves.
+_GROUND = 0.905
 _PREVIEW_PHRASES = (
     "arms spread wide",
     "kicking left",
@@ -235,7 +237,8 @@ def _join(model: Path, recipe: Recipe) -> None:
     pipeline = _pipeline(_vae_of(model), _text_of(model), _tokenizer_of(model), unet)
     pipeline.scheduler.save_pretrained(model / "scheduler")
     pipeline.save_config(model)
-    ModelFacts(guidance=recipe.guidance, steps=recipe.drawing_steps, intent_steps=1).write(model)
+    facts = ModelFacts(guidance=recipe.guidance, steps=recipe.drawing_steps, intent_steps=1, ground=_GROUND)
+    facts.write(model)
     known = drawn_part(recipe).phrases  # a phrase belongs in the space only when the model can draw it
     backbone = load(model, device="cpu")
     space, intent = build_space(backbone, phrases=known), intended_pose(backbone)

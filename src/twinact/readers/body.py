@@ -39,6 +39,12 @@ SEGMENT_NAMES = (
 )  # fmt: skip
 """What people call each of `SEGMENTS`."""
 
+HEIGHT_NAME = "height above the ground"
+_LEGS = SEGMENTS[8:10] + SEGMENTS[11:13]
+# A quarter turn for a leg's length: then heights that look different are as far apart as limbs that do.
+_TURN = torch.pi / 2
+_HIGHEST = 1.5
+
 # A segment that points at the camera is short in the picture, and its direction there is chance.
 _SHORT = 0.1
 
@@ -72,6 +78,24 @@ def body_reading(
         boxes=_boxes(joints, seen),
         joints=torch.where(seen[..., None], joints, torch.full_like(joints, torch.nan)),
     )
+
+
+def heights(joints: Float[Tensor, "b joints 2"], ground: float) -> Float[Tensor, " b"]:
+    """How high the lowest joint lies above the ground, in lengths of the figure's own leg.
+
+    Args:
+        joints: All seen, as shares of the picture, x to the right and y down.
+        ground: Where the lowest joint of somebody lies who stands; see `twinact.backbones.facts.ModelFacts`.
+    """
+    start, end = ([pair[side] for pair in _LEGS] for side in (0, 1))
+    leg = (joints[:, end] - joints[:, start]).norm(dim=2).sum(dim=1) / 2
+    return (ground - joints[..., 1].amax(dim=1)) / leg.clamp(min=1e-3)
+
+
+def height_directions(heights: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2"]:
+    """Heights as unit vectors, so that they count as limbs do: up on the ground, level at one leg's length."""
+    angle = heights.clamp(-_HIGHEST, _HIGHEST) * _TURN
+    return torch.stack([angle.sin(), -angle.cos()], dim=-1)
 
 
 def in_square(points: Float[Tensor, "*any 2"], width: int, height: int) -> Float[Tensor, "*any 2"]:

@@ -14,7 +14,8 @@ from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.readers import load_action_encoder
 from twinact.readers.body import JOINTS, SEGMENTS
 from twinact.readers.figures import UNSURE
-from twinact.readers.reader import LatentPoseReader, PoseReader, PoseReading, Seen
+from twinact.readers.own import LatentPoseReader
+from twinact.readers.reader import PoseReader, PoseReading, Seen
 
 if TYPE_CHECKING:
     from twinact.backbones.backbone import Backbone
@@ -177,6 +178,7 @@ def picked(reading: PoseReading, which: Sequence[int]) -> PoseReading:
         reading.boxes[index],
         None if reading.joints is None else reading.joints[index],
         tuple(reading.seen[i] for i in which) if reading.seen else (),
+        None if reading.heights is None else reading.heights[index],
     )
 
 
@@ -184,17 +186,28 @@ def _joined(parts: Sequence[tuple[Sequence[int], PoseReading]]) -> PoseReading:
     """Readings of parts of the pictures as one, in the pictures' order."""
     order = torch.tensor([i for which, _ in parts for i in which]).argsort()
     readings = [reading for _, reading in parts]
-    names = [one.name for one in fields(PoseReading) if one.name not in ("joints", "seen")]
+    names = [one.name for one in fields(PoseReading) if one.name not in ("joints", "seen", "heights")]
     tensors = {name: torch.cat([getattr(one, name).cpu() for one in readings])[order] for name in names}
     joints = [_joints(one) for one in readings]
     seen = [one for reading in readings for one in (reading.seen or [Seen("", 1, 1)] * len(reading.weights))]
-    return PoseReading(**tensors, joints=torch.cat(joints)[order], seen=tuple(seen[i] for i in order.tolist()))
+    return PoseReading(
+        **tensors,
+        joints=torch.cat(joints)[order],
+        seen=tuple(seen[i] for i in order.tolist()),
+        heights=torch.cat([_heights(one) for one in readings])[order],
+    )
 
 
 def _joints(reading: PoseReading) -> torch.Tensor:
     if reading.joints is None:
         return torch.full((len(reading.weights), len(JOINTS), 2), torch.nan)
     return reading.joints.cpu()
+
+
+def _heights(reading: PoseReading) -> torch.Tensor:
+    if reading.heights is None:
+        return torch.full((len(reading.weights),), torch.nan)
+    return reading.heights.cpu()
 
 
 def _own(backbone: "Backbone | None") -> LatentPoseReader | None:

@@ -1,5 +1,6 @@
 """What several exemplars of one action have in common: one direction for each segment on which they agree."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twinact.errors import DataError
-from twinact.readers.body import SEGMENT_NAMES
+from twinact.readers.body import HEIGHT_NAME, SEGMENT_NAMES, height_directions
 from twinact.readers.reader import PoseReading
 
 AGREEMENT_DEGREES = 30.0
 """Directions this close to one another are the same: people repeat a pose by eye, and cameras stand elsewhere."""
+
+AGREEMENT_HEIGHT = 0.25
+"""Heights this close to their median are the same, in lengths of a leg."""
 
 MAJORITY = 0.6
 """A larger share of the confidence than this must agree; two pictures of one confidence have halves, or nearly."""
@@ -27,12 +31,21 @@ class CommonPose:
         weights: How much each counts, in [0, 1]; 0 where the pictures disagree or none of them shows it.
         disagreeing: Names of the segments that pictures show in different directions, in the body's order.
         unseen: Names of those that no picture shows.
+        height: Of the lowest joint above the ground, in lengths of a leg; None where it is not known or they differ.
     """
 
     directions: Float[Tensor, "segments 2"]
     weights: Float[Tensor, "segments"]
     disagreeing: tuple[str, ...]
     unseen: tuple[str, ...]
+    height: float | None = None
+
+    @property
+    def rows(self) -> tuple[Float[Tensor, "rows 2"], Float[Tensor, " rows"]]:
+        """Directions and weights of the segments and, last, of the height, as intended poses have them."""
+        known = torch.tensor([math.nan if self.height is None else self.height])
+        directions = torch.cat([self.directions, height_directions(known.nan_to_num())])
+        return directions, torch.cat([self.weights, known.isfinite().to(self.weights)])
 
 
 def common_pose(readings: PoseReading) -> CommonPose:
@@ -64,12 +77,24 @@ def common_pose(readings: PoseReading) -> CommonPose:
     mean = (group * weights).sum(dim=0) / agreed.clamp(min=1e-9)
     common = mean * ((share - MAJORITY) / (1 - MAJORITY)).clamp(min=0)
     seen = total > 0
+    height, differ = _common_height(readings)
     return CommonPose(
         directions=F.normalize((group[..., None] * directions).sum(dim=0), dim=1) * (common > 0)[:, None],
         weights=common,
-        disagreeing=_named(seen & (common == 0)),
+        disagreeing=_named(seen & (common == 0)) + (HEIGHT_NAME,) * differ,
         unseen=_named(~seen),
+        height=height,
     )
+
+
+def _common_height(readings: PoseReading) -> tuple[float | None, bool]:
+    """The height on which most of the pictures agree that tell one, and whether they do not agree."""
+    known = torch.zeros(0) if readings.heights is None else readings.heights[readings.heights.isfinite()].cpu()
+    if len(known) == 0:
+        return None, False
+    middle = known.median()
+    agree = float(((known - middle).abs() <= AGREEMENT_HEIGHT).float().mean()) > MAJORITY
+    return (float(middle), False) if agree else (None, True)
 
 
 def _named(which: Tensor) -> tuple[str, ...]:

@@ -70,14 +70,14 @@ class LimbWords:
     """
 
     def __init__(self, space: ActionSpace) -> None:
-        if space.poses is None or space.poses.rest.shape[0] != SEGMENTS:
+        if space.poses is None or len(space.poses.rest) < SEGMENTS:
             raise ConfigError(
                 "this action space holds no poses of its phrases, so limbs cannot be told apart; build it with poses, "
                 "for a model whose intended pose is known"
             )
         self.space = space.to("cpu")
-        known = space.poses
-        self.poses = PoseTable.of(from_torso(known.directions), from_torso(known.rest), known.drawings)
+        known, limbs = space.poses, slice(SEGMENTS)  # without the height
+        self.poses = PoseTable.of(from_torso(known.directions[:, limbs]), from_torso(known.rest[limbs]), known.drawings)
         moved = {limb: self.poses.deviation[:, list(limb.segments)].amax(dim=1) for limb in LIMBS}
         self._moved = torch.stack([moved[limb] for limb in LIMBS], dim=1)  # (n, limbs)
         self._angles = {limb: joint_angles(self.poses.directions, limb) for limb in LIMBS}

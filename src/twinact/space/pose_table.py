@@ -2,7 +2,7 @@
 
 With it, the words for a pose are found without a pass of the denoiser.
 
-Letters in shapes: n phrases, g segments of the body, c clauses.
+Letters in shapes: n phrases, g segments of the body and perhaps, last, its height above the ground, c clauses.
 """
 
 from collections.abc import Sequence
@@ -95,7 +95,7 @@ class PoseTable:
         return total / (_AT_EASE**2 + share.sum(dim=0))
 
     def distances(
-        self, phrases: Sequence[Tensor], wanted: Float[Tensor, "g 2"], weights: Float[Tensor, " g"]
+        self, phrases: Sequence[Tensor], wanted: Float[Tensor, "rows 2"], weights: Float[Tensor, " rows"]
     ) -> Float[Tensor, " m"]:
         """How far phrases that are said together are expected to lie from a pose.
 
@@ -104,12 +104,13 @@ class PoseTable:
 
         Args:
             phrases: For every clause, the numbers of the phrases of m candidates.
-            wanted: Unit vectors.
-            weights: How much each segment counts, >= 0.
+            wanted: Unit vectors; a height that the table does not have does not count.
+            weights: How much each row counts, >= 0.
 
         Returns:
             Weighted mean squared chord, from 0 (the same pose) to 4 (opposite).
         """
+        wanted, weights = wanted[: len(self.rest)], weights[: len(self.rest)]
         away = _squared_chord(self.directions, wanted)
         moved = torch.full_like(self.strengths[phrases[0]], _AT_EASE**2)
         total = moved * _squared_chord(self.rest, wanted)
@@ -119,15 +120,14 @@ class PoseTable:
         return weighted_mean(total / moved, weights)
 
     def nearest(
-        self, wanted: Float[Tensor, "g 2"], weights: Float[Tensor, " g"], clauses: int, count: int
+        self, wanted: Float[Tensor, "rows 2"], weights: Float[Tensor, " rows"], clauses: int, count: int
     ) -> list[Candidate]:
         """The phrases, alone and joined, that are expected to look most like a pose.
 
         All pairs are looked at; longer ones are the best shorter ones with one more phrase.
 
         Args:
-            wanted: Unit vectors; anything where the weight is 0.
-            weights: How much each segment counts, >= 0, not all 0.
+            wanted, weights: As for `distances`; anything where the weight is 0, and not all are 0.
             clauses: The most phrases that are joined.
             count: How many candidates of each number of phrases.
 

@@ -24,6 +24,9 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """Of events that use the model: they wait in one queue."""
 
 
+Call = tuple[Callable[..., Any], list[Any], list[Any]]
+
+
 @dataclass(frozen=True)
 class Page:
     """What the tabs work with.
@@ -33,6 +36,7 @@ class Page:
         drafts: Folder of what is uploaded until it is learned from.
         choosers: Dropdowns of actions, with whether an empty choice is offered; a tab adds its own.
         on_load: What is called when a browser opens the page: function, inputs and outputs.
+        on_show: The same of a tab, by the tab's name.
     """
 
     folder: WorkFolder
@@ -40,7 +44,8 @@ class Page:
     runs: Runs
     drafts: Path
     choosers: list[tuple[gr.Dropdown, bool]] = field(default_factory=list)
-    on_load: list[tuple[Callable[..., Any], list[Any], list[Any]]] = field(default_factory=list)
+    on_load: list[Call] = field(default_factory=list)
+    on_show: dict[str, Call] = field(default_factory=dict)
 
     def chooser(self, label: str, *, empty: bool = False, **options: Any) -> gr.Dropdown:
         """A dropdown of the folder's actions, which stays true."""

@@ -117,6 +117,7 @@ def build(page: Page) -> None:
     shown = [was, now, remark, command, before]
     changes = [one.change for one in (*given, prompt, seed, steps)]
     gr.on(changes, drawn, looks, shown, trigger_mode="always_last", show_progress="minimal", **MODEL)
+    page.on_show["Mix"] = (drawn, looks, shown)
     neutral = [0.0] * len(sliders)
     reset.click(lambda: (None, 0.5, None, "", *neutral), None, [toward, amount, other, part, *sliders.values()])
     save.click(saved, [wanted, *given], [remark, command, wanted], **MODEL).then(

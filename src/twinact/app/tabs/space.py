@@ -15,6 +15,7 @@ from twinact.report.page import data_url
 from twinact.report.phrase_map import map_svg, stick_svg
 from twinact.report.plane import phrase_plane
 from twinact.report.plots import scree_png
+from twinact.space.limbs import SEGMENTS
 
 _MOST_CARDS = 12
 # Wheel and drag, on the map alone: a map of hundreds of phrases is read in parts.
@@ -114,8 +115,8 @@ def _cards(page: Page, title: str, phrases: list[tuple[str, str]]) -> str:
     for phrase, note in phrases[:_MOST_CARDS]:
         figure = Markup()
         if space.poses is not None and phrase in space.phrases:
-            directions = space.poses.directions[space.phrases.index(phrase)]
-            figure = stick_svg(directions, f"what is drawn for {phrase}") if len(directions) == 14 else figure
+            limbs = space.poses.directions[space.phrases.index(phrase)][:SEGMENTS]
+            figure = stick_svg(limbs, f"what is drawn for {phrase}") if len(limbs) == SEGMENTS else figure
         cards.append(
             f"<figure>{figure}<figcaption>{escape(phrase)} <small>{escape(note)}</small></figcaption></figure>"
         )
