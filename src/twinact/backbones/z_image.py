@@ -11,7 +11,6 @@ from torch import Tensor
 from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.qwen import chat_template, language_model, read_prompts
-from twinact.backbones.text import by_encoder
 
 # The output of this layer of the text encoder is what the transformer was trained with.
 LAYER = -2
@@ -48,9 +47,7 @@ class ZImage(Backbone):
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
-        (own,) = by_encoder(vectors, 1, self.model_id)
-        (table,) = self.token_tables()
-        encoder = self._text_encoders[table.name]
+        encoder, table, own = self._lone_encoder(vectors)
         hidden, spliced = read_prompts(encoder, table, self._template, prompts, own, (LAYER,))
         mask = spliced.mask.to(hidden)
         return TextCond((hidden * mask[..., None]).to(self.dtype), mask=mask)
