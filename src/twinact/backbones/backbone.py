@@ -283,6 +283,10 @@ class Backbone(ABC):
             arguments["negative_pooled_prompt_embeds"] = away.pooled
         return arguments
 
+    def passes_a_step(self, guidance: float) -> int:
+        """How often the denoiser sees a picture in each step of its drawing: twice under classifier-free guidance."""
+        return 2 if guidance > 1 else 1
+
     def offload(self) -> None:
         """Leaves autoencoder and text encoders in the machine's memory; a text encoder visits the device when used."""
         offload(list(self._text_encoders.values()), self._autoencoders, self.device)

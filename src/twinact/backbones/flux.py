@@ -85,6 +85,9 @@ class Flux(FluxTransformer):
         ).sample
         return unpack(predicted, h, w)
 
+    def passes_a_step(self, guidance: float) -> int:
+        return 1  # guidance is an input, or there is none
+
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         if negative_prompt:
             raise ConfigError(

@@ -93,6 +93,9 @@ class Flux2Klein(Backbone):
         ).sample
         return predicted.transpose(1, 2).reshape(b, c, h, w)
 
+    def passes_a_step(self, guidance: float) -> int:
+        return 1 if self._distilled else super().passes_a_step(guidance)
+
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         if self._distilled and negative_prompt:
             raise ConfigError(
@@ -105,7 +108,7 @@ class Flux2Klein(Backbone):
             "height": self.image_size,
             "width": self.image_size,
         }
-        if not self._distilled and guidance > 1:
+        if self.passes_a_step(guidance) == 2:
             # One a picture, as the stock pipeline encodes it: a batch of another size would be rounded otherwise.
             arguments["negative_prompt_embeds"] = self.encode_text([negative_prompt] * len(cond.hidden)).hidden
         return arguments

@@ -63,6 +63,9 @@ class ZImage(Backbone):
         ).sample
         return -torch.stack(outputs).squeeze(2).to(x_t.dtype)
 
+    def passes_a_step(self, guidance: float) -> int:
+        return 2 if guidance > 0 else 1
+
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         """As `Backbone`; the stock pipeline goes `guidance` times beyond the text's own answer, and 0 is without."""
         arguments = {
@@ -71,7 +74,7 @@ class ZImage(Backbone):
             "height": self.image_size,
             "width": self.image_size,
         }
-        if guidance > 0:
+        if self.passes_a_step(guidance) == 2:
             # One a picture, as the stock pipeline encodes it: a batch of another size would be rounded otherwise.
             away = self.encode_text([negative_prompt] * len(cond.hidden))
             arguments["negative_prompt_embeds"] = _without_padding(away)
