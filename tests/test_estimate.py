@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from commands import content, done, refused
 from families import CORE, backbone_of
 from small import exemplars_in
 from twinact.backbones.backbone import Backbone
+from twinact.jobs import estimate
 from twinact.jobs.estimate import Estimate, estimate_drawing, in_words
 from twinact.sample import generate
 
@@ -91,6 +93,16 @@ def test_drawing(model: Path, tmp_path: Path) -> None:
     assert unguided["forward"] == 7
     drawn = json.loads(done(*command, "--count", "2", "--steps", "1", "--json").stdout)["pictures"]
     assert [(Path(one["file"]).is_file(), one["seed"]) for one in drawn] == [(True, 0), (True, 1)]
+
+
+def test_drawing_is_tried_as_it_will_be(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[dict[str, Any]] = []
+    monkeypatch.setattr(estimate, "generate", lambda *_, **options: tried.append(options))
+    done("learn", "leap", "--model", model, "--start", "jumping", "--steps", "1", "--preview-every", "0")
+    asked = {"guidance": 3.0, "negative_prompt": "a park", "scheduler": "DDIMScheduler"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    done("generate", "runs/leap/leap.action.safetensors", "--model", model, "--prompt", "<act>", "--dry-run", *options)
+    assert tried and all(asked.items() <= one.items() for one in tried)
 
 
 @pytest.mark.parametrize("guidance", [None, 0.5])
