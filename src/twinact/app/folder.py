@@ -11,8 +11,8 @@ from pathlib import Path
 from twinact.configs import check_name
 from twinact.errors import ConfigError, DataError
 from twinact.runs.folder import MARKER
+from twinact.storage import ACTION_SUFFIX
 
-ACTION_SUFFIX = ".action.safetensors"
 AT_ONCE = "-start"
 """Added to the name of an action for what is learned of it at once."""
 _NAME_LENGTH = 28 - len(AT_ONCE)

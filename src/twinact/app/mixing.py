@@ -8,6 +8,7 @@ from pathlib import Path
 from twinact.action import Action
 from twinact.errors import ConfigError
 from twinact.space import ActionSpace
+from twinact.storage import ACTION_SUFFIX
 
 CLOSE_DEGREES = 10.0
 """Where the phrases stay further than this from what was asked, people are told."""
@@ -95,12 +96,11 @@ def commands(mix: Mix, files: Mapping[str, str], names: Mapping[str, str], model
     ways += [("--toward", mix.toward, mix.amount)] if mix.toward and mix.amount else []
     for option, what, amount in ways:
         steps.append(["adjust", files[mix.base], option, what, f"--amount={amount:g}"])
-    lines, suffix = [], ".action.safetensors"
-    stem = str(out).removesuffix(suffix)
+    lines, stem = [], str(out).removesuffix(ACTION_SUFFIX)
     for number, words in enumerate(steps, 1):
-        target = f"{stem}{suffix}" if number == len(steps) else f"{stem}-{number}{suffix}"
+        target = f"{stem}{ACTION_SUFFIX}" if number == len(steps) else f"{stem}-{number}{ACTION_SUFFIX}"
         if number > 1:
-            words[1] = f"{stem}-{number - 1}{suffix}"
+            words[1] = f"{stem}-{number - 1}{ACTION_SUFFIX}"
         words += [] if model == "nano" else ["--model", model]
         lines.append(shlex.join(["twinact", *words, "--out", target]))
     return lines

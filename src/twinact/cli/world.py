@@ -91,8 +91,6 @@ def evaluate(
     from twinact.readers import load_action_encoder
     from twinact.readers.reader import LatentPoseReader
     from twinact.sheets import contact_sheet, png_bytes
-    from twinact.space import ActionSpace
-    from twinact.space.build import SPACE_FILE
     from twinact.storage import atomic_write_bytes
     from twinact.world.judges.judges import Judges
 
@@ -101,10 +99,10 @@ def evaluate(
     began = time.perf_counter()
     backbone = open_model(model, chosen)
     seconds = time.perf_counter() - began
-    own_judges, own_space = folder / "judges", folder / SPACE_FILE
+    own_judges = folder / "judges"
     judges = Judges.load(own_judges if own_judges.is_dir() else judges_dir())
     if between:  # too few pairs are told before anything is drawn
-        space = ActionSpace.load(own_space) if own_space.is_file() else default_space(backbone)
+        space = default_space(backbone)
         pairs = measured_pairs(space, between, seed)
     with progress("drawing") as advance:
         drawn, pictures = evaluate_nano(

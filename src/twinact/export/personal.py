@@ -21,8 +21,7 @@ from twinact.storage import atomic_write_bytes, check_regular, read_file, stored
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Suffixes of pictures, and their formats."""
 _MAX_PICTURE_BYTES = 200_000_000
-OF_EXEMPLARS = ("captions", "exemplars", "imported")
-"""Keys of an action's meta that say what the exemplars were: by caption, hash or file name."""
+_OF_EXEMPLARS = ("captions", "exemplars", "imported")  # keys of an action's meta: by caption, hash, file name
 # Of a header: what tells a reader how to use the tensors, or what they were made with.
 _KEPT = re.compile(
     r"modelspec\.(sai_model_spec|architecture|implementation|title|resolution|trigger_phrase|usage_hint|tags|license|date|"
@@ -47,7 +46,7 @@ def personal(path: Path) -> list[str]:
     if path.suffix.lower() in PICTURES:
         return _of_picture(path)
     if stored_kind(path) == "action":
-        return [key for key in OF_EXEMPLARS if Action.load(path).meta.get(key)]
+        return [key for key in _OF_EXEMPLARS if Action.load(path).meta.get(key)]
     if stored_kind(path) is not None:
         return []
     header = read_tensors(path)[1]
@@ -74,14 +73,17 @@ def strip(path: Path, out: Path) -> Path:
         return atomic_write_bytes(out, bare_picture(path), new=True)
     kind = stored_kind(path)
     if kind == "action":
-        action = Action.load(path)
-        meta = {key: value for key, value in action.meta.items() if key not in OF_EXEMPLARS}
-        return replace(action, meta=meta).save(out, new=True)
+        return without_exemplars(Action.load(path)).save(out, new=True)
     if kind is not None:
         raise DataError(f"'{path}' is a twinact {kind} file, which holds nothing about people; share it as it is")
     tensors, header = read_tensors(path)
     kept = {key: value for key, value in header.items() if _is_kept(key, header)}
     return atomic_write_bytes(out, pack(tensors, kept), new=True)
+
+
+def without_exemplars(action: Action) -> Action:
+    """An action that says nothing about what it was learned from."""
+    return replace(action, meta={key: value for key, value in action.meta.items() if key not in _OF_EXEMPLARS})
 
 
 def _is_kept(key: str, header: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ from twinact.errors import CheckpointError, ConfigError
 from twinact.export import import_action
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE, build_space
+from twinact.storage import ACTION_SUFFIX, SPACE_SUFFIX
 from twinact.training.processes import this_process
 
 _WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,7 +99,7 @@ def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> Ac
             "learn it with method 'twinact'"
         )
     damaged: CheckpointError | None = None
-    for candidate in sorted(Path(path).parent.glob("*.space.safetensors")):
+    for candidate in sorted(Path(path).parent.glob(f"*{SPACE_SUFFIX}")):
         try:
             space = ActionSpace.load(candidate)
         except CheckpointError as error:  # it may be of another action
@@ -158,7 +159,7 @@ def load_actor(paths: Sequence[str | Path], backbone: Backbone, model: str | Pat
     """
     parts = []
     for path in map(Path, paths):
-        if path.name.endswith(".action.safetensors"):
+        if path.name.endswith(ACTION_SUFFIX):
             part = Action.load(path)
             part.check(model_id=backbone.model_id)
         else:
