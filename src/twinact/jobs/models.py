@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from twinact.action import Action
 from twinact.backbones import family, load
 from twinact.backbones.backbone import Backbone
-from twinact.backbones.memory import PRESETS, explain_out_of_memory
+from twinact.backbones.memory import DTYPES, PRESETS, explain_out_of_memory
+from twinact.configs.settings import check_choice
 from twinact.console import say
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export import import_action
@@ -19,8 +19,7 @@ from twinact.space.build import SPACE_FILE, build_space
 from twinact.storage import ACTION_SUFFIX, SPACE_SUFFIX
 from twinact.training.processes import this_process
 
-_WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_QUANTISED = ("int8", "nf4")  # which compute in bf16
+_QUANTISED = ("int8", "nf4")
 
 
 def open_model(
@@ -35,14 +34,17 @@ def open_model(
         device: None takes the first GPU or the CPU; each of several processes its own.
 
     Raises:
+        ConfigError: There is no such precision or memory.
         OutOfMemory: It does not fit.
         TwinactError: As `load`.
     """
+    check_choice("precision", precision, DTYPES)
+    check_choice("memory", memory, PRESETS)
     advice = "less is needed with precision int8 or nf4 and memory low; or close what else uses it"
     with explain_out_of_memory(f"opening model {str(model)!r}", advice):
-        dtype, quantised = _WEIGHTS.get(precision, torch.bfloat16), precision if precision in _QUANTISED else None
+        quantised = precision if precision in _QUANTISED else None
         where, offload = device or this_process().device, PRESETS[memory].offload
-        return load(model, where, dtype, quantised=quantised, offload=offload)
+        return load(model, where, DTYPES[precision], quantised=quantised, offload=offload)
 
 
 def open_with_message(
@@ -55,7 +57,7 @@ def open_with_message(
 
 def precision_of(backbone: Backbone) -> str:
     """The word of `twinact.configs.PRECISIONS` for the weights of a model that is open."""
-    return backbone.quantised or next(name for name, dtype in _WEIGHTS.items() if dtype == backbone.dtype)
+    return backbone.quantised or next(name for name, dtype in DTYPES.items() if dtype == backbone.dtype)
 
 
 def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
