@@ -78,7 +78,7 @@ def measured(way: str, task: Task, work: Path, backbone: Backbone, judges: Judge
         settings = {"name": task.name, **WAYS[way]}
         space = ordered_space(settings.pop("ordering", None), backbone, work)
         config = LearnConfig.from_dict(settings)
-        job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run={**asdict(run)})
+        job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run=asdict(run))
         began = time.perf_counter()
         learned = run_job(job, backbone=backbone, tell=row["told"].append)
         row["seconds"] = round(time.perf_counter() - began, 1)
@@ -120,9 +120,7 @@ def photographed(name: str, work: Path, backbone: Backbone, run: RunConfig) -> d
         return found
     folder = work / "photographs" / stem
     write_pose_exemplars(name, folder / "exemplars", 256)
-    job = Job(
-        exemplars=folder / "exemplars", config=LearnConfig(name=stem), run_dir=folder / "run", run={**asdict(run)}
-    )
+    job = Job(exemplars=folder / "exemplars", config=LearnConfig(name=stem), run_dir=folder / "run", run=asdict(run))
     action = run_job(job, backbone=backbone, tell=lambda _text: None).action
     prompts = [f"{actor} {PLACEHOLDER} {place}" for actor, place in zip(SHOWN, PLACES, strict=False)]
     pictures = generate(backbone, prompts, {PLACEHOLDER: action.vectors}, seeds=range(len(prompts)))

@@ -13,14 +13,13 @@ from typing import Any
 from PIL import Image
 
 from twinact.action import Action
+from twinact.data.folder import PICTURE_SUFFIXES
+from twinact.data.pictures import FORMATS, MAX_FILE_BYTES
 from twinact.errors import DataError
 from twinact.export.embeddings import read_tensors
 from twinact.export.modelspec import pack
 from twinact.storage import atomic_write_bytes, check_regular, read_file, stored_kind
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Suffixes of pictures, and their formats."""
-_MAX_PICTURE_BYTES = 200_000_000
 _OF_EXEMPLARS = ("captions", "exemplars", "imported")  # keys of an action's meta: by caption, hash, file name
 # Of a header: what tells a reader how to use the tensors, or what they were made with.
 _KEPT = re.compile(
@@ -43,7 +42,7 @@ def personal(path: Path) -> list[str]:
     Raises:
         TwinactError: It cannot be read.
     """
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return _of_picture(path)
     if stored_kind(path) == "action":
         return [key for key in _OF_EXEMPLARS if Action.load(path).meta.get(key)]
@@ -69,7 +68,7 @@ def strip(path: Path, out: Path) -> Path:
     """
     if path.is_dir():
         raise DataError(f"'{path}' is a folder; a run needs its captions to go on, so give the action file in it")
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return atomic_write_bytes(out, bare_picture(path), new=True)
     kind = stored_kind(path)
     if kind == "action":
@@ -92,8 +91,8 @@ def _is_kept(key: str, header: Mapping[str, str]) -> bool:
 
 def _open(path: Path) -> Image.Image:
     try:
-        check_regular(path, _MAX_PICTURE_BYTES)
-        return Image.open(io.BytesIO(read_file(path, _MAX_PICTURE_BYTES)), formats=("PNG", "JPEG", "WEBP"))
+        check_regular(path, MAX_FILE_BYTES)
+        return Image.open(io.BytesIO(read_file(path, MAX_FILE_BYTES)), formats=FORMATS)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"picture '{path}' cannot be read ({error}); save it again") from error
 

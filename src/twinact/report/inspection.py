@@ -9,10 +9,12 @@ from PIL import Image
 
 from twinact.action import Action
 from twinact.backbones import family, model_id, parameters
+from twinact.data.folder import PICTURE_SUFFIXES
+from twinact.data.pictures import FORMATS
 from twinact.errors import DataError
 from twinact.export.embeddings import bundled, read_tensors
 from twinact.export.kinds import BUNDLE, is_lora, other_adapter
-from twinact.export.personal import PICTURES, personal
+from twinact.export.personal import personal
 from twinact.report.explanation import action_facts, facts_in_words
 from twinact.runs.folder import MARKER, RunFolder, settings_of
 from twinact.space import ActionSpace
@@ -38,7 +40,7 @@ def inspect(path: Path) -> dict[str, Any]:
         raise DataError(f"'{path}' does not exist; give a file or folder that does")
     if path.is_dir():
         return _folder(path)
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return _picture(path)
     kind = stored_kind(path)
     if kind is None:
@@ -116,7 +118,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _picture(path: Path) -> dict[str, Any]:
     held = personal(path)
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         size = f"{picture.width} × {picture.height}"
         told = picture.info.get("twinact")
         parameters_text = picture.info.get("parameters")
