@@ -12,6 +12,7 @@ import typer
 from twinact.cli.options import SCHEMA_VERSION, AsJson, Precision, open_model
 from twinact.cli.outputs import make_folder, new_file, new_folder
 from twinact.configs import GUIDANCES, MAX_PICTURES, MAX_SEED, check_number
+from twinact.configs.settings import check_choice
 from twinact.console import progress, say
 from twinact.errors import ConfigError, DataError
 
@@ -40,8 +41,7 @@ def train(
     from twinact.nano.train import PARTS, train_nano
 
     for part in parts or ():
-        if part not in PARTS:
-            raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
+        check_choice("part", part, PARTS)
     workers = workers or max(1, (os.cpu_count() or 1) - 1)  # the last core trains
     recipe = changed(RECIPE, change or ())
     typer.echo(train_nano(recipe, out, tuple(parts) if parts else None, start=start, workers=workers, report=say))

@@ -18,7 +18,7 @@ from twinact.data.pictures import FORMATS, MAX_FILE_BYTES
 from twinact.errors import DataError
 from twinact.export.embeddings import read_tensors
 from twinact.export.modelspec import pack
-from twinact.storage import atomic_write_bytes, check_regular, read_file, stored_kind
+from twinact.storage import atomic_write_bytes, read_file, stored_kind
 
 _OF_EXEMPLARS = ("captions", "exemplars", "imported")  # keys of an action's meta: by caption, hash, file name
 # Of a header: what tells a reader how to use the tensors, or what they were made with.
@@ -91,7 +91,6 @@ def _is_kept(key: str, header: Mapping[str, str]) -> bool:
 
 def _open(path: Path) -> Image.Image:
     try:
-        check_regular(path, MAX_FILE_BYTES)
         return Image.open(io.BytesIO(read_file(path, MAX_FILE_BYTES)), formats=FORMATS)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"picture '{path}' cannot be read ({error}); save it again") from error
