@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from twinact.action import Action
     from twinact.space import ActionSpace
 
-_CLOSE_DEGREES = 10.0  # as far as drawings of one action differ
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
@@ -167,10 +166,11 @@ def _space_of(action: "Action", path: Path, given: Path | None, model: str) -> "
 
 def _tell_off(action: "Action") -> None:
     """Tell where the phrases do not reach what was asked of a limb."""
-    history = action.meta.get("history") or [{}]
-    off = history[-1].get("off", 0.0)
-    if off > _CLOSE_DEGREES:
-        say(f"note: no phrases come nearer to that than about {off:.0f} degrees, so it goes as far as they do")
+    from twinact.report.explanation import out_of_reach
+
+    remark = out_of_reach(action)
+    if remark:
+        say(f"note: {remark}, so it goes as far as they do")
 
 
 def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:
