@@ -219,12 +219,17 @@ class Runner:
         """Zero without looking where only token vectors were learned: other prompts do not meet them."""
         if not action.lora:
             return 0.0
-        with_lora, without = (
-            generate(self._backbone, _PLAIN, loras=loras, seeds=range(len(_PLAIN)), steps=bench.preset.sampler_steps)
-            for loras in ([action.lora], [])
-        )
-        changes = [np.abs(np.asarray(a, float) - np.asarray(b, float)) for a, b in zip(with_lora, without, strict=True)]
+        steps = bench.preset.sampler_steps
+        pairs = zip(self._plain(steps, action.lora), self._without_lora(steps), strict=True)
+        changes = [np.abs(np.asarray(one, float) - np.asarray(other, float)) for one, other in pairs]
         return round(float(np.mean(changes)) / 255, 6)
+
+    @cache  # noqa: B019 - as above
+    def _without_lora(self, steps: int) -> list[Image.Image]:
+        return self._plain(steps)
+
+    def _plain(self, steps: int, *loras: Mapping[str, Tensor]) -> list[Image.Image]:
+        return generate(self._backbone, _PLAIN, loras=loras, seeds=range(len(_PLAIN)), steps=steps)
 
 
 @cache
