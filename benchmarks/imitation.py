@@ -38,6 +38,7 @@ from twinact.readers.choice import open_reader
 from twinact.sample import generate
 from twinact.sheets import contact_sheet
 from twinact.space.ordering import reordered, shipped_words
+from twinact.storage import tensor_hash
 from twinact.world.judges.judges import Judges
 from twinact.world.splits import DEV_ACTIONS
 
@@ -78,7 +79,7 @@ def measured(way: str, task: Task, work: Path, backbone: Backbone, judges: Judge
         settings = {"name": task.name, **WAYS[way]}
         space = ordered_space(settings.pop("ordering", None), backbone, work)
         config = LearnConfig.from_dict(settings)
-        job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run={**asdict(run)})
+        job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run=asdict(run))
         began = time.perf_counter()
         learned = run_job(job, backbone=backbone, tell=row["told"].append)
         row["seconds"] = round(time.perf_counter() - began, 1)
@@ -120,9 +121,7 @@ def photographed(name: str, work: Path, backbone: Backbone, run: RunConfig) -> d
         return found
     folder = work / "photographs" / stem
     write_pose_exemplars(name, folder / "exemplars", 256)
-    job = Job(
-        exemplars=folder / "exemplars", config=LearnConfig(name=stem), run_dir=folder / "run", run={**asdict(run)}
-    )
+    job = Job(exemplars=folder / "exemplars", config=LearnConfig(name=stem), run_dir=folder / "run", run=asdict(run))
     action = run_job(job, backbone=backbone, tell=lambda _text: None).action
     prompts = [f"{actor} {PLACEHOLDER} {place}" for actor, place in zip(SHOWN, PLACES, strict=False)]
     pictures = generate(backbone, prompts, {PLACEHOLDER: action.vectors}, seeds=range(len(prompts)))
@@ -172,7 +171,8 @@ def main() -> None:
     parser.add_argument("--photographs", action="store_true", help="also learn poses from photographs' keypoints")
     given = parser.parse_args()
     run = RunConfig(precision=choose_resources("nano").precision)
-    backbone, judges = open_model("nano", run.precision), JudgedPictures(Judges.load(judges_dir()))
+    backbone, eyes = open_model("nano", run.precision), Judges.load(judges_dir())
+    judges = JudgedPictures(eyes)
     for way in given.methods:
         for name in given.actions:
             measured(way, world_task(DEV_ACTIONS[name], ACTORS, unsaid=True), given.work, backbone, judges, run)
@@ -183,7 +183,7 @@ def main() -> None:
     words = {row["task"]: row for row in rows[WORDS[0]]}
     results = {
         "model": backbone.model_id,
-        "judges": judges.identity,
+        "judges": f"judges {tensor_hash(eyes.state_dict())[:8]}",
         "precision": run.precision,
         "device": f"{torch.get_num_threads()} CPU threads",
         "pictures per action": ACTORS,

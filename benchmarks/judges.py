@@ -16,6 +16,7 @@ import torch
 
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.shipped import judges_dir, model_dir
+from twinact.data.pictures import pixels_of
 from twinact.jobs.models import open_model
 from twinact.nano.calibrate import Case, calibrate, drawn_scenes, hardest, judged
 from twinact.readers import LatentActionEncoder, load_action_encoder
@@ -40,8 +41,7 @@ def beside_the_encoder(cases: Sequence[Case], backbone: Backbone, encoder: Laten
         segment_directions(torch.from_numpy(np.stack([joints(scene) for scene in scenes])).float(), SEGMENTS)
         for scenes in ([case.scene for case in cases], [case.seen for case in cases])
     )
-    pixels = torch.from_numpy(np.stack([np.asarray(case.picture) for case in cases])).permute(0, 3, 1, 2)
-    latents = [backbone.encode_image(chunk.float() / 127.5 - 1) for chunk in pixels.split(64)]
+    latents = [backbone.encode_image(chunk) for chunk in pixels_of([case.picture for case in cases]).split(64)]
     by_judges, by_encoder = off(seen, true), off(torch.cat([encoder.directions(chunk) for chunk in latents]), true)
     far_judges, far_encoder = np.abs(by_judges) > 20, np.abs(by_encoder) > 20
     near = ~far_judges & ~far_encoder

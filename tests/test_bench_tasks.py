@@ -70,7 +70,7 @@ def test_dev_and_test_actions_are_others_and_the_first_few_are_of_all_kinds() ->
 @pytest.mark.parametrize("name", ["unsaid", "someone", "photographs"])
 def test_a_metric_gives_each_picture_the_same_names(name: str, judges: Judges) -> None:
     metric, task = TASKS[name].metric(judges), first(name)
-    assert isinstance(metric, Metric) and re.search(r"[0-9a-f]{8}$", metric.identity)
+    assert isinstance(metric, Metric)
     drawings = first("said").drawings[TRUE](64)
     rows = metric.measure(drawings, task)
     assert len(rows) == 2 and rows[0].keys() == rows[1].keys() >= {"clean", "near", "action", "actor"}

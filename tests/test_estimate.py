@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commands import content, done, refused
+from families import CORE, backbone_of
 from small import exemplars_in
-from twinact.jobs.estimate import Estimate, in_words
+from twinact.backbones.backbone import Backbone
+from twinact.jobs import estimate
+from twinact.jobs.estimate import Estimate, estimate_drawing, in_words
+from twinact.sample import generate
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +93,35 @@ def test_drawing(model: Path, tmp_path: Path) -> None:
     assert unguided["forward"] == 7
     drawn = json.loads(done(*command, "--count", "2", "--steps", "1", "--json").stdout)["pictures"]
     assert [(Path(one["file"]).is_file(), one["seed"]) for one in drawn] == [(True, 0), (True, 1)]
+
+
+def test_drawing_is_tried_as_it_will_be(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[dict[str, Any]] = []
+    monkeypatch.setattr(estimate, "generate", lambda *_, **options: tried.append(options))
+    done("learn", "leap", "--model", model, "--start", "jumping", "--steps", "1", "--preview-every", "0")
+    asked = {"guidance": 3.0, "negative_prompt": "a park", "scheduler": "DDIMScheduler"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    done("generate", "runs/leap/leap.action.safetensors", "--model", model, "--prompt", "<act>", "--dry-run", *options)
+    assert tried and all(asked.items() <= one.items() for one in tried)
+
+
+@pytest.mark.parametrize("guidance", [None, 0.5])
+@pytest.mark.parametrize("name", [*CORE, "flux-schnell"])  # PNDM, of sd1-as-published, begins with a step more
+def test_passes_of_drawing_are_those_of_each_family_s_guidance(name: str, guidance: float | None) -> None:
+    backbone, seen = backbone_of(name), []
+    handle = backbone.denoiser.register_forward_hook(lambda module, args, output: seen.append(len(output[0])))
+    generate(backbone, ["a dog"], seeds=[0], steps=2, guidance=guidance)
+    handle.remove()
+    told = estimate_drawing(backbone, 1, vectors={}, steps=2, batch_size=1, guidance=guidance)
+    assert told.forward == sum(seen)
+
+
+def test_disk_of_drawing_follows_from_the_size(backbone: Backbone) -> None:
+    told = [
+        estimate_drawing(backbone, 1, vectors={}, steps=1, batch_size=1, size=size).disk_bytes
+        for size in (None, (32, 32), (64, 32))
+    ]
+    assert told == [2 * 32 * 32, 2 * 32 * 32, 2 * 64 * 32]
 
 
 def test_in_words() -> None:

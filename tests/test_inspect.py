@@ -133,6 +133,22 @@ def test_the_answer_is_in_the_exit_code(learned: Path, tmp_path: Path) -> None:
     assert "holds no run and no model" in refused("inspect", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("keys", "kind", "word"),
+    [
+        (["exploration"], "embedding", None),
+        (["clip_l", "clip_g"], "embedding", None),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.alpha", "bundle_emb.v1.5.clip_l"], "LoRA", "v1.5"),
+        (["lora_unet_x.hada_w1_a", "lora_unet_x.alpha"], "LoHa", None),
+    ],
+)
+def test_kind_of_a_file_of_another_tool(keys: list[str], kind: str, word: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "given.safetensors"
+    save_file({key: torch.zeros(1, 8) for key in keys}, path)
+    told = facts(path)
+    assert (told["kind"], told["word"]) == (kind, word)
+
+
 def test_a_lora_with_its_word_inside(tmp_path: Path) -> None:
     action = Action("leap", [torch.rand(2, 768)], "m@1", lora={
         "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q" + DOWN: torch.ones(1, 8),

@@ -26,6 +26,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_distilled_model_draws_without_guidance(distilled: Path) -> None:
     backbone = load(distilled, "cpu")
     assert backbone.guidance == 1.0 and backbone.pipeline().config.is_distilled
+    assert (backbone.passes_a_step(4.0), backbone_of("klein").passes_a_step(4.0)) == (1, 2)
     stock = backbone.pipeline()
     stock.set_progress_bar_config(disable=True)
     drawing = {"generator": [torch.Generator().manual_seed(1)], "num_inference_steps": 2, "height": 32, "width": 32}

@@ -15,12 +15,12 @@ from torch import Tensor
 from families import CORE, FAMILIES, WITH_CLIP, backbone_of, noisy, times, vectors_of
 from small import INVERSION, exemplars_in
 from tiny import tiny_sd
-from twinact import PLACEHOLDER
+from twinact import PLACEHOLDER, open_model
 from twinact.backbones.backbone import Backbone
-from twinact.backbones.memory import PRESETS, Savings, visited_device
+from twinact.backbones.memory import DTYPES, PRESETS, Savings, visited_device
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.sd import StableDiffusion
-from twinact.configs import BUDGETS, MEMORY, RunConfig
+from twinact.configs import BUDGETS, MEMORY, PRECISIONS, RunConfig
 from twinact.data.exemplars import Exemplars
 from twinact.errors import ConfigError, DataError, OutOfMemory, TwinactError
 from twinact.methods import Batch, make_method
@@ -46,6 +46,14 @@ def gradients(backbone: Backbone, savings: Savings) -> list[Tensor]:
 
 def test_presets_are_those_of_the_settings() -> None:
     assert tuple(PRESETS) == (*MEMORY, *BUDGETS)
+    assert set(DTYPES) == set(PRECISIONS)
+
+
+@pytest.mark.parametrize("how", [{"precision": "fp8"}, {"memory": "least"}], ids=str)
+def test_opening_a_model_refuses_other_words(how: dict[str, str]) -> None:
+    ((name, word),) = how.items()
+    with pytest.raises(ConfigError, match=f"{name} '{word}' must be one of"):
+        open_model("nano", **how)
 
 
 @pytest.mark.parametrize("savings", [LOW, Savings(recompute=True), Savings(offload=True)], ids=str)

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from twinact.action import Explanation
 from twinact.bench.metrics import Scores
 from twinact.demo.report import report_html
 from twinact.demo.report_data import MethodResult, Picture, ReportData, Seen, Strip, Taught, lead, result
 from twinact.report.charts import Group, Spot, coefficients, forest, percent_text, plane, signed
+from twinact.space.explain import Explanation
 from twinact.statistics import Share
 
 VOID = {"meta", "link", "img", "line", "circle", "rect", "br"}

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 from .tokens import spliced
 
 SUFFIX = ".action.safetensors"
-SPACE_SUFFIX = ".space.safetensors"
 CATEGORY = "twinact"
 # As in twinact.space.sliders; told again, because importing that would load torch while ComfyUI builds its menus.
 SLIDERS = (
@@ -64,21 +64,13 @@ class LoadAction:
 
     def load(self, file):
         from twinact.action import Action
-        from twinact.errors import CheckpointError
         from twinact.space import ActionSpace
+        from twinact.space.build import space_beside
 
         path = path_of(file)
-        action, space = Action.load(path), None
-        for name in sorted(os.listdir(os.path.dirname(path))) if action.coefficients is not None else ():
-            if not name.endswith(SPACE_SUFFIX):
-                continue
-            try:
-                found = ActionSpace.load(os.path.join(os.path.dirname(path), name))
-            except CheckpointError:  # of another version; another one may fit
-                continue
-            if found.hash == action.space_hash:
-                space = found
-        return ((action, space),)
+        action = Action.load(path)
+        beside = space_beside(Path(path), action.space_hash)
+        return ((action, None if beside is None else ActionSpace.load(beside)),)
 
 
 class AdjustAction:

@@ -18,15 +18,12 @@ from torch import Tensor
 
 from twinact.backbones.weights import difference, same_model, same_words
 from twinact.configs import AMOUNTS, check_name, check_number
-from twinact.configs.settings import check_choice
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.space import ActionSpace
-from twinact.space.clauses import blended, summed
-from twinact.space.explain import Explanation as Explanation
-from twinact.space.explain import explain
+from twinact.space.clauses import Point, blended, check_point, point_of, stepped, summed
+from twinact.space.explain import Explanation, explain
 from twinact.space.limb_words import LimbWords
-from twinact.space.limbs import LIMBS, PARTS, Limb, from_torso, on_torso
-from twinact.space.sliders import Posed, compose, slide
+from twinact.space.sliders import Posed, compose, limbs_given, slide
 from twinact.storage import read_safetensors, write_safetensors
 
 FORMAT_VERSION = 2
@@ -92,21 +89,8 @@ class Action:
             raise ConfigError(f"action {self.name!r} needs both coefficients and a space hash, or neither")
         if self.mask is not None and self.coefficients is None:
             raise ConfigError(f"action {self.name!r} has a mask without coefficients: leave absent slots out")
-        for what, tensor, dimensions in (("coefficients", self.coefficients, 3), ("mask", self.mask, 2)):
-            if tensor is not None and (tensor.ndim != dimensions or (what == "mask") != (tensor.dtype == torch.bool)):
-                told = f"{tuple(tensor.shape)} {tensor.dtype}"
-                raise ConfigError(
-                    f"{what} of action {self.name!r}: {told}, need (clauses, slots, rank) numbers, (clauses, slots) "
-                    "truth"
-                )
         if self.coefficients is not None:
-            clauses, slots = self.coefficients.shape[:2]
-            present = clauses * slots if self.mask is None else int(self.mask.sum())
-            if rows != {present + clauses - 1} or (self.mask is not None and self.mask.shape != (clauses, slots)):
-                raise ConfigError(
-                    f"action {self.name!r} has {rows.pop()} vectors per encoder for {present} of {clauses} × {slots} "
-                    f"slots present and {clauses - 1} words between"
-                )
+            check_point(self.name, self.coefficients, self.mask, rows.pop())
         for tensor in (*self.vectors, *self.lora.values(), *([] if self.coefficients is None else [self.coefficients])):
             if not bool(tensor.isfinite().all()):
                 raise DataError(f"action {self.name!r} holds a number that is not finite: train it with a lower rate")
@@ -168,16 +152,8 @@ class Action:
             CheckpointError: The space is another one.
         """
         check_number("amount", amount, AMOUNTS)
-        u = self.point(space).clone()
-        slot, index = component
-        present = _full(self, space).flatten().nonzero().flatten().tolist()
-        if slot not in present:
-            raise ConfigError(f"slot {slot} cannot be adjusted: action {self.name!r} has slots {present}")
-        ranks = space.slot_ranks[slot % space.slots]
-        if not 0 <= index < ranks:
-            raise ConfigError(f"component {index} does not exist: slot {slot} has 0 to {ranks - 1}")
-        u[slot // space.slots, slot % space.slots, index] += amount
-        return self._moved(space, u, self.mask, name, {"adjusted": [slot, index, float(amount)]})
+        moved = stepped(space, self._point(space), component, amount, self.name)
+        return self._moved(space, moved, name, {"adjusted": [*component, float(amount)]})
 
     def toward(
         self, space: ActionSpace, target: "Action | Tensor | str", amount: float, name: str | None = None
@@ -199,12 +175,14 @@ class Action:
             CheckpointError: An action belongs to another space.
         """
         check_number("amount", amount, AMOUNTS)
-        start = self.point(space)
+        start = self._point(space)
         if amount == 0:
             return replace(self, name=_new_name(name, self.name))
-        goal, goal_mask, label = _target(space, target)
-        u, mask = blended(space, (start, _full(self, space)), (goal, goal_mask), amount)
-        return self._moved(space, u, mask, name, {"toward": label, "amount": float(amount)})
+        if isinstance(target, Action):
+            goal, label = target._point(space), target.name
+        else:
+            goal, label = point_of(space, target), target if isinstance(target, str) else "coefficients"
+        return self._moved(space, blended(space, start, goal, amount), name, {"toward": label, "amount": float(amount)})
 
     def combined(
         self,
@@ -240,12 +218,10 @@ class Action:
             raise ConfigError(f"{len(weights)} weights for {len(parts)} actions: give one for each, or none")
         for weight in weights or ():
             check_number("weight", weight, AMOUNTS)
-        for part in parts:
-            if part.lora:
-                raise ConfigError(f"action {part.name!r} carries a LoRA, which cannot be combined: use one without")
-        u, mask = summed(space, [(part.point(space), _full(part, space)) for part in parts], weights)
+        _check_without_lora(parts)
+        whole = summed(space, [part._point(space) for part in parts], weights)
         step = {"combined": [part.name for part in parts], "weights": None if weights is None else list(weights)}
-        return self._moved(space, u, mask, name, step)
+        return self._moved(space, whole, name, step)
 
     def slid(self, space: ActionSpace, slider: str, amount: float, name: str | None = None) -> "Action":
         """The action with a limb moved by a named slider, found in the poses of the phrases without a pass.
@@ -287,19 +263,9 @@ class Action:
                 coefficients or carries a LoRA.
             CheckpointError: An action belongs to another space.
         """
-        taken: dict[Limb, Action] = {}
-        for other, named in parts:
-            if other.lora:
-                raise ConfigError(f"action {other.name!r} carries a LoRA, which cannot be combined: use one without")
-            for part in named:
-                check_choice("part", part, tuple(PARTS))
-                for limb in PARTS[part]:
-                    if limb in taken:
-                        raise ConfigError(f"part {part!r} is asked of two actions or twice: name every limb once")
-                    taken[limb] = other
+        _check_without_lora([other for other, _ in parts])
+        givers = limbs_given(self, parts)
         words = LimbWords(space)
-        actions = list({id(action): action for action in (self, *taken.values())}.values())
-        givers = [(action, [limb for limb in LIMBS if taken.get(limb, self) is action]) for action in actions]
         whole = compose(words, [(action._posed(words), limbs) for action, limbs in givers])
         told = {action.name: [limb.name for limb in limbs] for action, limbs in givers}
         return self._spoken(space, whole, name, {"parts": told, "off": round(whole.off, 1)})
@@ -313,7 +279,7 @@ class Action:
             ConfigError: It has no coefficients, or k is below 1.
             CheckpointError: The space is another one.
         """
-        return explain(space, self.point(space), _full(self, space), k)
+        return explain(space, *self._point(space), k)
 
     def check(self, *, space_hash: str | None = None, model_id: str | None = None) -> None:
         """Makes sure that the action belongs to a space and a backbone; None is not checked.
@@ -363,10 +329,8 @@ class Action:
         """
         tensors = {f"vectors.{index}": vectors for index, vectors in enumerate(self.vectors)}
         tensors |= {f"lora.{name}": weight for name, weight in self.lora.items()}
-        if self.coefficients is not None:
-            tensors["coefficients"] = self.coefficients
-        if self.mask is not None:
-            tensors["mask"] = self.mask
+        point = {"coefficients": self.coefficients, "mask": self.mask}
+        tensors |= {name: tensor for name, tensor in point.items() if tensor is not None}
         header = {
             "kind": "action",
             "version": FORMAT_VERSION,
@@ -400,31 +364,24 @@ class Action:
         except (ConfigError, DataError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a usable action: {error}; make it again") from error
 
+    def _point(self, space: ActionSpace) -> Point:
+        """The coefficients, as `point` gives them, with the mask that None stands for."""
+        u = self.point(space)
+        return u, torch.ones(u.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
+
     def _posed(self, words: LimbWords) -> Posed:
-        """The action with the pose of its exemplars; where they show none, with that expected of its clauses."""
-        point = self.point(words.space), _full(self, words.space)
-        pose = words.pose_of(words.phrases_of(point))
-        stored = self.meta.get("pose")
-        if stored:
-            directions, weights = torch.tensor(stored["directions"]), torch.tensor(stored["weights"])
-            if directions.shape != pose.shape or weights.shape != pose.shape[:1]:
-                raise CheckpointError(f"action {self.name!r} holds a pose of another body; make it again")
-            seen = from_torso(torch.where(weights.unsqueeze(1) > 0, directions, on_torso(pose)))
-            pose = torch.where(weights.unsqueeze(1) > 0, seen, pose)
-        return Posed(point, pose)
+        return Posed.of(words, self._point(words.space), self.meta.get("pose"), self.name)
 
     def _spoken(self, space: ActionSpace, posed: Posed, name: str | None, step: dict[str, Any]) -> "Action":
         """A new action with a pose that it remembers, so that it can be moved on from there."""
         if len(posed.point[0]) == 0:  # it leaves all limbs at rest, and some words there must be
             raise ConfigError(f"action {self.name!r} would have no words left: take other parts")
-        moved = self._moved(space, *posed.point, name, step)
-        pose = {"directions": on_torso(posed.pose).tolist(), "weights": [1.0] * len(posed.pose)}
-        return replace(moved, meta={**moved.meta, "pose": pose})
+        moved = self._moved(space, posed.point, name, step)
+        return replace(moved, meta={**moved.meta, "pose": posed.to_dict()})
 
-    def _moved(
-        self, space: ActionSpace, u: Tensor, mask: Tensor | None, name: str | None, step: dict[str, Any]
-    ) -> "Action":
-        """A new action at u that remembers how it came to be."""
+    def _moved(self, space: ActionSpace, point: Point, name: str | None, step: dict[str, Any]) -> "Action":
+        """A new action at a point that remembers how it came to be."""
+        u, mask = point
         kept = {key: value for key, value in self.meta.items() if key != "pose"}  # it shows another one now
         meta = {**kept, "history": [*(self.meta.get("history") or []), {"from": self.name, **step}]}
         return self.from_coefficients(_new_name(name, self.name), space, u, mask=mask, lora=self.lora, meta=meta)
@@ -447,19 +404,7 @@ def _clauses(tensor: Tensor | None, dimensions: int) -> Tensor | None:
     return tensor.unsqueeze(0) if tensor is not None and tensor.ndim == dimensions - 1 else tensor
 
 
-def _full(action: Action, space: ActionSpace) -> Bool[Tensor, "c s"]:
-    clauses = len(action.point(space))
-    return torch.ones(clauses, space.slots, dtype=torch.bool) if action.mask is None else action.mask
-
-
-def _target(space: ActionSpace, target: Action | Tensor | str) -> tuple[Tensor, Tensor, str]:
-    """Coefficients, mask and label of what an action may move toward; on the CPU."""
-    if isinstance(target, Action):
-        return target.point(space), _full(target, space), target.name
-    if isinstance(target, str):
-        u, mask = space.project_phrase(target)
-        return u.cpu().unsqueeze(0), mask.cpu().unsqueeze(0), target
-    if tuple(target.shape[-2:]) != (space.slots, space.rank) or target.ndim > 3:
-        raise ConfigError(f"target has shape {tuple(target.shape)}, the space needs ({space.slots}, {space.rank})")
-    u = target.detach().cpu().float().reshape(-1, space.slots, space.rank)
-    return u, torch.ones(u.shape[:2], dtype=torch.bool), "coefficients"
+def _check_without_lora(actions: Sequence[Action]) -> None:
+    for action in actions:
+        if action.lora:
+            raise ConfigError(f"action {action.name!r} carries a LoRA, which cannot be combined: use one without")

@@ -14,7 +14,7 @@ from PIL import Image
 from twinact.configs import check_name
 from twinact.data.captions import default_caption
 from twinact.data.exemplars import Photographs, read_exemplars
-from twinact.data.folder import composed, sort_files
+from twinact.data.folder import PICTURE_SUFFIXES, composed, sort_files
 from twinact.data.pictures import UnusableError, read_picture
 from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.readers.choice import read_photographs
@@ -29,7 +29,7 @@ MAX_FILES = 100
 MAX_FILE_BYTES = 50_000_000
 MAX_BYTES = 300_000_000
 """Of all files that are given at once."""
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".txt", ".caption", ".json", ".jsonl")
+_ENDINGS = (*PICTURE_SUFFIXES, ".txt", ".caption", ".json", ".jsonl")
 _TILE_PIXELS = 320
 
 

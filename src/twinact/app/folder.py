@@ -11,8 +11,10 @@ from pathlib import Path
 from twinact.configs import check_name
 from twinact.errors import ConfigError, DataError
 from twinact.runs.folder import MARKER
+from twinact.storage import ACTION_SUFFIX
 
-ACTION_SUFFIX = ".action.safetensors"
+RECORD = ".page.json"
+"""Lies in the folder of a run that the page began; see `twinact.app.runs`."""
 AT_ONCE = "-start"
 """Added to the name of an action for what is learned of it at once."""
 _NAME_LENGTH = 28 - len(AT_ONCE)
@@ -46,7 +48,7 @@ class WorkFolder:
     def runs(self) -> list[str]:
         """Names of the runs that the page or a person began, the newest first."""
         folders = [path for path in _own(self.root / "runs", "*") if path.is_dir() and _usable(path.name)]
-        begun = [path for path in folders if (path / MARKER.file).is_file() or (path / ".page.json").is_file()]
+        begun = [path for path in folders if (path / MARKER.file).is_file() or (path / RECORD).is_file()]
         return [path.name for path in sorted(begun, key=lambda path: path.stat().st_mtime, reverse=True)]
 
     def actions(self) -> dict[str, Path]:

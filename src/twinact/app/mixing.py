@@ -7,10 +7,9 @@ from pathlib import Path
 
 from twinact.action import Action
 from twinact.errors import ConfigError
+from twinact.report.explanation import out_of_reach
 from twinact.space import ActionSpace
-
-CLOSE_DEGREES = 10.0
-"""Where the phrases stay further than this from what was asked, people are told."""
+from twinact.storage import ACTION_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -53,24 +52,23 @@ def mixed(mix: Mix, actions: Mapping[str, Action], space: ActionSpace, name: str
     Raises:
         TwinactError: As the methods of `Action`.
     """
-    action, off = actions[mix.base], 0.0
+    action, said = actions[mix.base], list[Action]()
     if mix.other is not None:
         other = actions[mix.other]
         if other.name == action.name:
             raise ConfigError(f"both actions are called {action.name!r}; take two of different names")
         if mix.part is not None:
             action = action.with_parts(space, [(other, [mix.part])], name)
-            off = max(off, _off(action))
+            said.append(action)
         else:
             action = action.combined(space, [other], mix.weights, name)
     for slider, amount in mix.sliders.items():
         if amount:
             action = action.slid(space, slider, amount, name)
-            off = max(off, _off(action))
+            said.append(action)
     if mix.toward and mix.amount:
         action = action.toward(space, mix.toward, mix.amount, name)
-    remark = f"no phrases come nearer to that than about {off:.0f} degrees" if off > CLOSE_DEGREES else ""
-    return action, remark
+    return action, out_of_reach(*said)
 
 
 def commands(mix: Mix, files: Mapping[str, str], names: Mapping[str, str], model: str, out: Path) -> list[str]:
@@ -95,18 +93,11 @@ def commands(mix: Mix, files: Mapping[str, str], names: Mapping[str, str], model
     ways += [("--toward", mix.toward, mix.amount)] if mix.toward and mix.amount else []
     for option, what, amount in ways:
         steps.append(["adjust", files[mix.base], option, what, f"--amount={amount:g}"])
-    lines, suffix = [], ".action.safetensors"
-    stem = str(out).removesuffix(suffix)
+    lines, stem = [], str(out).removesuffix(ACTION_SUFFIX)
     for number, words in enumerate(steps, 1):
-        target = f"{stem}{suffix}" if number == len(steps) else f"{stem}-{number}{suffix}"
+        target = f"{stem}{ACTION_SUFFIX}" if number == len(steps) else f"{stem}-{number}{ACTION_SUFFIX}"
         if number > 1:
-            words[1] = f"{stem}-{number - 1}{suffix}"
+            words[1] = f"{stem}-{number - 1}{ACTION_SUFFIX}"
         words += [] if model == "nano" else ["--model", model]
         lines.append(shlex.join(["twinact", *words, "--out", target]))
     return lines
-
-
-def _off(action: Action) -> float:
-    """Degrees by which the last step of an action stays short."""
-    history = action.meta.get("history") or [{}]
-    return float(history[-1].get("off", 0.0))

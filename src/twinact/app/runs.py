@@ -21,14 +21,13 @@ from typing import Any
 
 import psutil
 
-from twinact.app.folder import WorkFolder
+from twinact.app.folder import RECORD, WorkFolder
 from twinact.app.run_state import SAID, RunState, look
 from twinact.configs import LearnConfig, RunConfig
 from twinact.errors import DataError
 from twinact.runs.folder import MARKER
 from twinact.storage import atomic_write_bytes, misfit, read_file
 
-RECORD = ".page.json"
 _RECORD = {"command": list[str], "asked": float, "pid": int | None, "created": float | None, "stopped": bool}
 _MOST_BYTES = 1_000_000
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -110,9 +109,7 @@ class Runs:
             DataError: There is no such run, or the page did not begin it.
         """
         with self._lock:
-            record = self._read(self._folder.run(name))
-            if record is None:
-                raise DataError(f"run {name!r} was not begun by the page; give its command again")
+            record = self._begun(name, "give its command again")
             if not self._alive(record):
                 self._write(self._folder.run(name), _waiting(record))
         self.tend()
@@ -124,9 +121,7 @@ class Runs:
             DataError: There is no such run, or the page did not begin it.
         """
         with self._lock:
-            record = self._read(self._folder.run(name))
-            if record is None:
-                raise DataError(f"run {name!r} was not begun by the page; press Ctrl-C where it runs")
+            record = self._begun(name, "press Ctrl-C where it runs")
             self._write(self._folder.run(name), {**record, "stopped": True})
             if self._alive(record):
                 os.kill(record["pid"], signal.SIGTERM)  # not SIGINT, which shells have background processes ignore
@@ -214,6 +209,13 @@ class Runs:
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+
+    def _begun(self, name: str, instead: str) -> dict[str, Any]:
+        """The record of a run; a DataError says what to do instead where the page did not begin it."""
+        record = self._read(self._folder.run(name))
+        if record is None:
+            raise DataError(f"run {name!r} was not begun by the page; {instead}")
+        return record
 
     def _read(self, run_dir: Path) -> dict[str, Any] | None:
         try:

@@ -23,12 +23,15 @@ from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.memory import Savings, applied, offload, on_device
 from twinact.backbones.noising import Noising
 from twinact.backbones.quantised import quantise
-from twinact.backbones.text import pool_at_end, token_embedding
+from twinact.backbones.text import by_encoder, pool_at_end, token_embedding
 from twinact.backbones.weights import reading
 from twinact.backbones.whole import check_networks, check_words, text_encoders
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Linear layers of attention over text and picture together, as most transformers of diffusers name them."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,13 @@ class Backbone(ABC):
             for (name, encoder), tokenizer in zip(self._text_encoders.items(), self._tokenizers, strict=True)
         ]
 
+    def _lone_encoder(
+        self, vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None
+    ) -> tuple[nn.Module, TokenTable, dict[str, Float[Tensor, "_ _"]]]:
+        """For families with one text encoder: it, its token table and its vectors; errors as `by_encoder`."""
+        (own,), (table,) = by_encoder(vectors, 1, self.model_id), self.token_tables()
+        return self._text_encoders[table.name], table, own
+
     def encode_image(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Latents of pictures in [-1, 1]: the encoder's mean, not a sample; scaled for the denoiser."""
         return to_latents(self._vae, images)
@@ -273,6 +283,10 @@ class Backbone(ABC):
             arguments["pooled_prompt_embeds"] = cond.pooled
             arguments["negative_pooled_prompt_embeds"] = away.pooled
         return arguments
+
+    def passes_a_step(self, guidance: float) -> int:
+        """How often the denoiser sees a picture in each step of its drawing: twice under classifier-free guidance."""
+        return 2 if guidance > 1 else 1
 
     def offload(self) -> None:
         """Leaves autoencoder and text encoders in the machine's memory; a text encoder visits the device when used."""

@@ -14,38 +14,20 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from twinact.backbones.backbone import Backbone, TextCond
-from twinact.backbones.flux import pack, patch_places, unpack
-from twinact.backbones.noising import FlowNoising
-from twinact.backbones.text import by_encoder, encode, splice
+from twinact.backbones.flux import FluxTransformer, pack, patch_places, unpack
+from twinact.backbones.text import encode, splice
 
 T5_LENGTH = 512
 
 
-class Chroma(Backbone):
+class Chroma(FluxTransformer):
     """A T5, a transformer over 2 x 2 patches of latents, flow matching: a FLUX.1 without CLIP and with real guidance.
 
     The transformer sees the tokens of a prompt and one position of padding.
     """
 
-    lora_targets = (
-        "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
-    )  # fmt: skip
     guidance = 5.0
-    stock, denoiser_name, pooled_encoders = ChromaPipeline, "transformer", 0
-
-    def __init__(self, pipeline: ChromaPipeline, model_id: str) -> None:
-        """As `Backbone`.
-
-        Raises:
-            ConfigError: The scheduler is not a flow-matching one.
-        """
-        super().__init__(pipeline, model_id)
-        # The transformer takes any size and names none; tiny autoencoders name none either.
-        default = pipeline.default_sample_size * pipeline.vae_scale_factor
-        self.image_size = self._vae.config.get("sample_size", default)
-        side = self.image_size // pipeline.vae_scale_factor
-        self.latent_shape = (self.denoiser.config.in_channels // 4, side, side)
-        self.noising = FlowNoising.from_scheduler(self._scheduler, (side // 2) ** 2, self.device)
+    stock, pooled_encoders = ChromaPipeline, 0
 
     @classmethod
     def from_folder(
@@ -59,10 +41,9 @@ class Chroma(Backbone):
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
-        (own,) = by_encoder(vectors, 1, self.model_id)
-        (table,) = self.token_tables()
+        encoder, table, own = self._lone_encoder(vectors)
         spliced = splice(table, prompts, own, T5_LENGTH)
-        hidden = encode(self._text_encoders[table.name], spliced, masked=True).last_hidden_state.to(self.dtype)
+        hidden = encode(encoder, spliced, masked=True).last_hidden_state.to(self.dtype)
         positions = torch.arange(T5_LENGTH, device=spliced.mask.device)
         mask = positions <= spliced.mask.sum(dim=1, keepdim=True)  # b l
         return TextCond(hidden, mask=mask.to(hidden))

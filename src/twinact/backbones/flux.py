@@ -1,17 +1,20 @@
 """FLUX.1, dev and schnell."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import FluxPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, splice
 from twinact.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 # Positions of T5 in dev, whose guidance is distilled into an input, and in schnell, which has none.
 T5_LENGTH, T5_LENGTH_SCHNELL = 512, 256
@@ -20,32 +23,40 @@ T5_LENGTH, T5_LENGTH_SCHNELL = 512, 256
 LEARNING_GUIDANCE = 1.0
 
 
-class Flux(Backbone):
-    """A CLIP that is only pooled, a T5, a transformer over 2 x 2 patches of latents, flow matching."""
+class FluxTransformer(Backbone):
+    """What FLUX.1 shares with the models made of it: a transformer over 2 x 2 patches of latents, flow matching."""
 
-    lora_targets = (
-        "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
-    )  # fmt: skip
-    guidance = 3.5
-    stock, denoiser_name, pooled_encoders = FluxPipeline, "transformer", 1
+    lora_targets = JOINT_ATTENTION
+    denoiser_name = "transformer"
 
-    def __init__(self, pipeline: FluxPipeline, model_id: str) -> None:
+    def __init__(self, pipeline: "DiffusionPipeline", model_id: str) -> None:
         """As `Backbone`.
 
         Raises:
             ConfigError: The scheduler is not a flow-matching one.
         """
         super().__init__(pipeline, model_id)
-        self._guided = bool(self.denoiser.config.guidance_embeds)
-        if not self._guided:
-            self.steps = 4
-        self._t5_length = T5_LENGTH if self._guided else T5_LENGTH_SCHNELL
         # The transformer takes any size and names none; tiny autoencoders name none either.
         default = pipeline.default_sample_size * pipeline.vae_scale_factor
         self.image_size = self._vae.config.get("sample_size", default)
         side = self.image_size // pipeline.vae_scale_factor
         self.latent_shape = (self.denoiser.config.in_channels // 4, side, side)
         self.noising = FlowNoising.from_scheduler(self._scheduler, (side // 2) ** 2, self.device)
+
+
+class Flux(FluxTransformer):
+    """A CLIP that is only pooled, a T5, and the transformer of `FluxTransformer`."""
+
+    guidance = 3.5
+    stock, pooled_encoders = FluxPipeline, 1
+
+    def __init__(self, pipeline: FluxPipeline, model_id: str) -> None:
+        """As `FluxTransformer`."""
+        super().__init__(pipeline, model_id)
+        self._guided = bool(self.denoiser.config.guidance_embeds)
+        if not self._guided:
+            self.steps = 4
+        self._t5_length = T5_LENGTH if self._guided else T5_LENGTH_SCHNELL
 
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
@@ -73,6 +84,9 @@ class Flux(Backbone):
             img_ids=patch_places(h // 2, w // 2).to(self.device, cond.hidden.dtype),
         ).sample
         return unpack(predicted, h, w)
+
+    def passes_a_step(self, guidance: float) -> int:
+        return 1  # guidance is an input, or there is none
 
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         if negative_prompt:

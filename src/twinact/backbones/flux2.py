@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.qwen import chat_template, drop_unread_layers, language_model, read_prompts
-from twinact.backbones.text import by_encoder
 from twinact.errors import ConfigError
 
 # The outputs of these layers of the text encoder are what the transformer was trained with.
@@ -46,8 +45,8 @@ class Flux2Klein(Backbone):
         config = self.denoiser.config
         # In the first blocks "to_out" is a list of which the first is a layer; the others are one layer each.
         self.lora_targets = (
-            "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
-            "to_qkv_mlp_proj", *(f"single_transformer_blocks.{i}.attn.to_out" for i in range(config.num_single_layers)),
+            *JOINT_ATTENTION, "to_qkv_mlp_proj",
+            *(f"single_transformer_blocks.{i}.attn.to_out" for i in range(config.num_single_layers)),
         )  # fmt: skip
         self.image_size = self._vae.config.sample_size
         side = self.image_size // (2 * pipeline.vae_scale_factor)
@@ -75,9 +74,7 @@ class Flux2Klein(Backbone):
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
-        (own,) = by_encoder(vectors, 1, self.model_id)
-        (table,) = self.token_tables()
-        encoder = self._text_encoders[table.name]
+        encoder, table, own = self._lone_encoder(vectors)
         hidden, _ = read_prompts(encoder, table, self._template, prompts, own, LAYERS)
         return TextCond(hidden.to(self.dtype))
 
@@ -96,6 +93,9 @@ class Flux2Klein(Backbone):
         ).sample
         return predicted.transpose(1, 2).reshape(b, c, h, w)
 
+    def passes_a_step(self, guidance: float) -> int:
+        return 1 if self._distilled else super().passes_a_step(guidance)
+
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         if self._distilled and negative_prompt:
             raise ConfigError(
@@ -108,7 +108,7 @@ class Flux2Klein(Backbone):
             "height": self.image_size,
             "width": self.image_size,
         }
-        if not self._distilled and guidance > 1:
+        if self.passes_a_step(guidance) == 2:
             # One a picture, as the stock pipeline encodes it: a batch of another size would be rounded otherwise.
             arguments["negative_prompt_embeds"] = self.encode_text([negative_prompt] * len(cond.hidden)).hidden
         return arguments

@@ -11,7 +11,10 @@ from torch import nn
 from twinact.configs import BUDGETS
 from twinact.errors import OutOfMemory, lacks_memory
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16, "nf4": torch.bfloat16}
+DTYPES = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16, "nf4": torch.bfloat16,
+}  # fmt: skip
+"""In which numbers networks compute, by the words of `twinact.configs.PRECISIONS`."""
 _VISITED = "_twinact_visited_device"
 # Torch tells some of it as a RuntimeError of no special kind: on the CPU, and where a library of CUDA ran out.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -106,7 +109,8 @@ def visited_device(encoder: nn.Module) -> torch.device | None:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which networks compute in a precision."""
-    return torch.autocast(device.type, _DTYPES.get(precision, torch.bfloat16), enabled=precision in _DTYPES)
+    reduced = precision != "fp32"
+    return torch.autocast(device.type, DTYPES[precision] if reduced else torch.bfloat16, enabled=reduced)
 
 
 @contextmanager

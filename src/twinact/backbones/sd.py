@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.noising import DDPMNoising
-from twinact.backbones.text import by_encoder, encode, splice
+from twinact.backbones.text import encode, splice
 
 
 class StableDiffusion(Backbone):
@@ -40,10 +40,9 @@ class StableDiffusion(Backbone):
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
-        (own,) = by_encoder(vectors, 1, self.model_id)
-        (table,) = self.token_tables()
+        encoder, table, own = self._lone_encoder(vectors)
         spliced = splice(table, prompts, own, table.tokenizer.model_max_length)
-        return TextCond(encode(self._text_encoders[table.name], spliced).last_hidden_state)  # b l d
+        return TextCond(encode(encoder, spliced).last_hidden_state)  # b l d
 
     def _denoise(
         self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond

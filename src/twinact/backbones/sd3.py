@@ -1,6 +1,5 @@
 """Stable Diffusion 3 and 3.5."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, splice
+from twinact.backbones.weights import read_config
 from twinact.errors import ConfigError
 
 # Positions of T5, with or without a T5 to fill them: the default of the stock pipeline.
@@ -23,9 +23,7 @@ T5_LENGTH = 256
 class StableDiffusion3(Backbone):
     """Two pooled CLIP text encoders and mostly a T5, a transformer over text and picture, flow matching."""
 
-    lora_targets = (
-        "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
-    )  # fmt: skip
+    lora_targets = JOINT_ATTENTION
     guidance = 7.0
     stock, denoiser_name, pooled_encoders = StableDiffusion3Pipeline, "transformer", 2
 
@@ -46,7 +44,7 @@ class StableDiffusion3(Backbone):
 
     @classmethod
     def _loading_options(cls, folder: Path) -> dict[str, Any]:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_config(folder / "model_index.json")
         # Whoever leaves T5 out must say so to the stock loader, although the folder says it too.
         return {part: None for part in ("text_encoder_3", "tokenizer_3") if not any(index.get(part, ()))}
 

@@ -4,7 +4,6 @@
 then opens, draws, and reads every word as another one. An interrupted download is such a folder.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ def text_encoders(folder: Path, options: Mapping[str, Any]) -> dict[str, "PreTra
     """
     import transformers
 
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_config(folder / "model_index.json")
     found = {}
     for name, entry in index.items():
         # What names another library is left to the pipeline, which refuses it.

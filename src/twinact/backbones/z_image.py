@@ -11,7 +11,6 @@ from torch import Tensor
 from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.qwen import chat_template, language_model, read_prompts
-from twinact.backbones.text import by_encoder
 
 # The output of this layer of the text encoder is what the transformer was trained with.
 LAYER = -2
@@ -48,9 +47,7 @@ class ZImage(Backbone):
     def encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
-        (own,) = by_encoder(vectors, 1, self.model_id)
-        (table,) = self.token_tables()
-        encoder = self._text_encoders[table.name]
+        encoder, table, own = self._lone_encoder(vectors)
         hidden, spliced = read_prompts(encoder, table, self._template, prompts, own, (LAYER,))
         mask = spliced.mask.to(hidden)
         return TextCond((hidden * mask[..., None]).to(self.dtype), mask=mask)
@@ -66,6 +63,9 @@ class ZImage(Backbone):
         ).sample
         return -torch.stack(outputs).squeeze(2).to(x_t.dtype)
 
+    def passes_a_step(self, guidance: float) -> int:
+        return 2 if guidance > 0 else 1
+
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         """As `Backbone`; the stock pipeline goes `guidance` times beyond the text's own answer, and 0 is without."""
         arguments = {
@@ -74,7 +74,7 @@ class ZImage(Backbone):
             "height": self.image_size,
             "width": self.image_size,
         }
-        if guidance > 0:
+        if self.passes_a_step(guidance) == 2:
             # One a picture, as the stock pipeline encodes it: a batch of another size would be rounded otherwise.
             away = self.encode_text([negative_prompt] * len(cond.hidden))
             arguments["negative_prompt_embeds"] = _without_padding(away)

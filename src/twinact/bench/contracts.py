@@ -52,13 +52,7 @@ class Task:
 
 @runtime_checkable
 class Metric(Protocol):
-    """Measures pictures against what was asked for.
-
-    Attributes:
-        identity: Tells versions of the metric apart, as a hash of weights does.
-    """
-
-    identity: str
+    """Measures pictures against what was asked for."""
 
     def measure(self, pictures: Sequence[Image.Image], task: Task) -> list[Row]:
         """A row for each picture, with the same names in every row of tasks of one kind.

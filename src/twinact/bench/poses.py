@@ -20,7 +20,6 @@ from twinact.readers.common import AGREEMENT_DEGREES, CommonPose, common_pose
 from twinact.readers.drawn import draw_keypoints
 from twinact.readers.keypoint_files import read_keypoints
 from twinact.readers.latent import segment_directions
-from twinact.storage import tensor_hash
 from twinact.world.captions import with_article
 from twinact.world.draw import joints
 from twinact.world.judges.judges import Judges
@@ -97,7 +96,6 @@ class JudgedLimbs:
 
     def __init__(self, judges: Judges) -> None:
         self._judges = judges
-        self.identity = f"judges {tensor_hash(judges.state_dict())[:8]}"
 
     def measure(self, pictures: Sequence[Image.Image], task: Task) -> list[Row]:
         rows: list[Row] = []

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def _grid(bench: Bench, title: str, runs: Sequence[Run], results: Mapping[str, R
     )
 
 
-def _exemplars(write: Any) -> tuple[bytes, ...]:
+def _exemplars(write: Callable[[Path, int], None]) -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), 128)
         return tuple(png_bytes(picture) for picture in read_exemplars(Path(folder)).images)

@@ -6,7 +6,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -42,6 +42,7 @@ from twinact.runs.marker import Marker
 from twinact.sample import generate
 from twinact.sheets import contact_sheet, png_bytes
 from twinact.storage import atomic_write_bytes, tensor_hash
+from twinact.training.loop import TrainResult
 from twinact.world.judges.judges import Judges
 from twinact.world.scene import WORLD_VERSION
 
@@ -171,7 +172,7 @@ class Runner:
             self._drift(bench, action), peak,
         )  # fmt: skip
 
-    def _learned(self, exemplars: Path, config: LearnConfig, folder: Path) -> Any:
+    def _learned(self, exemplars: Path, config: LearnConfig, folder: Path) -> TrainResult:
         job = Job(exemplars=exemplars, config=config, run_dir=folder, run=asdict(self._run))
         return run_job(job, backbone=self._backbone, tell=lambda text: None)
 
@@ -212,21 +213,23 @@ class Runner:
     ) -> list[Image.Image]:
         vectors: Mapping[str, Sequence[Tensor]] | None = None if action is None else {PLACEHOLDER: action.vectors}
         loras = [] if action is None else [action.lora]
-        return generate(
-            self._backbone, prompts, vectors, loras=loras, seeds=seeds, steps=bench.preset.sampler_steps
-        )  # fmt: skip
+        return generate(self._backbone, prompts, vectors, loras=loras, seeds=seeds, steps=bench.preset.sampler_steps)
 
     def _drift(self, bench: Bench, action: Action) -> float:
         """Zero without looking where only token vectors were learned: other prompts do not meet them."""
         if not action.lora:
             return 0.0
-        draw: Callable[..., list[Image.Image]] = generate
-        with_lora, without = (
-            draw(self._backbone, _PLAIN, loras=loras, seeds=range(len(_PLAIN)), steps=bench.preset.sampler_steps)
-            for loras in ([action.lora], [])
-        )
-        changes = [np.abs(np.asarray(a, float) - np.asarray(b, float)) for a, b in zip(with_lora, without, strict=True)]
+        steps = bench.preset.sampler_steps
+        pairs = zip(self._plain(steps, action.lora), self._without_lora(steps), strict=True)
+        changes = [np.abs(np.asarray(one, float) - np.asarray(other, float)) for one, other in pairs]
         return round(float(np.mean(changes)) / 255, 6)
+
+    @cache  # noqa: B019 - as above
+    def _without_lora(self, steps: int) -> list[Image.Image]:
+        return self._plain(steps)
+
+    def _plain(self, steps: int, *loras: Mapping[str, Tensor]) -> list[Image.Image]:
+        return generate(self._backbone, _PLAIN, loras=loras, seeds=range(len(_PLAIN)), steps=steps)
 
 
 @cache

@@ -12,7 +12,7 @@ _DRAWS = 4000
 
 
 class Result(dict[str, Any]):
-    """The content of a run's file; see `twinact.bench.run.carried_out`."""
+    """The content of a run's file; see `twinact.bench.run.Runner.carry_out`."""
 
     def mean(self, name: str) -> float:
         """Mean of a number over the pictures that have it; NaN where none has."""

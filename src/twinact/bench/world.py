@@ -12,7 +12,6 @@ from twinact.bench.metrics import SOMEONE, diversity, judged
 from twinact.bench.tasks import Ask, asks, best_text, limb_by_limb, one_joint_wrong, true_drawing
 from twinact.nano.recipe import RECIPE
 from twinact.phrases.wording import said
-from twinact.storage import tensor_hash
 from twinact.world.captions import with_article
 from twinact.world.judges.judges import Judges
 from twinact.world.splits import CustomAction, shared_by, write_exemplars
@@ -80,7 +79,6 @@ class JudgedPictures:
 
     def __init__(self, judges: Judges) -> None:
         self._judges = judges
-        self.identity = f"judges {tensor_hash(judges.state_dict())[:8]}"
 
     def measure(self, pictures: Sequence[Image.Image], task: Task) -> list[Row]:
         verdicts, wanted = self._judges.judge(list(pictures)), [request.wanted for request in task.requests]

@@ -13,13 +13,12 @@ from twinact.configs import AMOUNTS, check_number
 from twinact.configs.settings import check_choice
 from twinact.console import say
 from twinact.errors import ConfigError
+from twinact.storage import ACTION_SUFFIX
 
 if TYPE_CHECKING:
     from twinact.action import Action
     from twinact.space import ActionSpace
 
-_SUFFIX = ".action.safetensors"
-_CLOSE_DEGREES = 10.0  # as far as drawings of one action differ
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
@@ -66,13 +65,13 @@ def adjust(
         raise ConfigError("give one of --slider NAME, --toward PHRASE and --component SLOT:INDEX")
     check_number("--amount", amount, AMOUNTS)
     place = None if component is None else _component(component)
-    target = new_file(with_suffix(out, _SUFFIX))
+    target = new_file(with_suffix(out, ACTION_SUFFIX))
     say(f"reading {action_file}")
     from twinact.action import Action
 
     action = Action.load(action_file)
     kept = _space_of(action, action_file, space, model)
-    name = target.name.removesuffix(_SUFFIX)
+    name = target.name.removesuffix(ACTION_SUFFIX)
     if slider is not None:
         share = max(-1.0, min(1.0, amount))
         if share != amount:
@@ -83,7 +82,7 @@ def adjust(
         moved = action.adjusted(kept, place, amount, name)
     else:
         assert toward is not None
-        goal = Action.load(toward) if toward.endswith(_SUFFIX) else toward
+        goal = Action.load(toward) if toward.endswith(ACTION_SUFFIX) else toward
         moved = action.toward(kept, goal, amount, name)
     _finish(moved, kept, target)
 
@@ -110,13 +109,13 @@ def combine(
         raise ConfigError("give --parts or --weights, not both")
     factors = None if weights is None else _numbers(weights)
     asked = None if parts is None else _parts(parts)
-    target = new_file(with_suffix(out, _SUFFIX))
+    target = new_file(with_suffix(out, ACTION_SUFFIX))
     say(f"reading {', '.join(map(str, action_files))}")
     from twinact.action import Action
 
     first, *others = actions = [Action.load(path) for path in action_files]
     kept = _space_of(first, action_files[0], space, model)
-    name = target.name.removesuffix(_SUFFIX)
+    name = target.name.removesuffix(ACTION_SUFFIX)
     if asked is None:
         combined = first.combined(kept, others, factors, name)
     else:
@@ -167,10 +166,11 @@ def _space_of(action: "Action", path: Path, given: Path | None, model: str) -> "
 
 def _tell_off(action: "Action") -> None:
     """Tell where the phrases do not reach what was asked of a limb."""
-    history = action.meta.get("history") or [{}]
-    off = history[-1].get("off", 0.0)
-    if off > _CLOSE_DEGREES:
-        say(f"note: no phrases come nearer to that than about {off:.0f} degrees, so it goes as far as they do")
+    from twinact.report.explanation import out_of_reach
+
+    remark = out_of_reach(action)
+    if remark:
+        say(f"note: {remark}, so it goes as far as they do")
 
 
 def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:

@@ -6,11 +6,8 @@ from typing import Annotated
 
 import typer
 
-from twinact.cli.options import AsJson, Precision
+from twinact.cli.options import CLUSTERS, AsJson, Precision, check_cluster
 from twinact.console import say
-from twinact.errors import ConfigError
-
-CLUSTERS = ("ray",)
 
 app = typer.Typer(
     help="Compare all methods: does the action come through, and does nothing else?", no_args_is_help=True
@@ -82,8 +79,7 @@ def _fill(
     cluster: str | None,
     precision: str | None,
 ) -> None:
-    if cluster is not None and cluster not in CLUSTERS:
-        raise ConfigError(f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}; leave it out to run here")
+    check_cluster(cluster, "run here")
     say(f"preparing the benchmark in {out}")
     from twinact.bench.folder import MARKER
     from twinact.bench.presets import PRESETS

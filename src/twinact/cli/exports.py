@@ -8,8 +8,7 @@ import typer
 from twinact.cli.options import Model, open_model, with_suffix
 from twinact.cli.outputs import new_file
 from twinact.console import say
-
-_SUFFIX = ".action.safetensors"
+from twinact.storage import ACTION_SUFFIX
 
 
 def export(
@@ -24,22 +23,13 @@ def export(
     """
     say(f"reading {action_file}")
     from twinact.action import Action
-    from twinact.backbones import model_id
-    from twinact.backbones.weights import difference, same_model
-    from twinact.errors import CheckpointError
     from twinact.export import Base, embedding_contents, lora_contents, trigger
     from twinact.export.embeddings import KEPT_TOGETHER, NEWER
     from twinact.export.prompts import prompt_contents
     from twinact.storage import write_all_new
 
     action = Action.load(action_file)
-    here = model_id(model)
-    if not same_model(action.model_id, here):  # headers would name the wrong base
-        raise CheckpointError(
-            f"action {action.name!r} was made for {action.model_id!r}, --model is {here!r} "
-            f"({difference(action.model_id, here)}): give --model its model"
-        )
-    base, word = Base.of(model), trigger(action.name)
+    base, word = Base.of_action(action, model), trigger(action.name)
     contents = embedding_contents(action, base, out) | (lora_contents(action, base, out) if action.lora else {})
     contents |= prompt_contents(action, base, out)
     for path in contents:
@@ -69,7 +59,7 @@ def import_(
     model: Model = "nano",
 ) -> None:
     """Read an embedding or LoRA of another tool as an action or actor. It lies in no action space."""
-    target = new_file(with_suffix(out, _SUFFIX))
+    target = new_file(with_suffix(out, ACTION_SUFFIX))
     backbone = open_model(model, device="cpu")  # in float32, so that weights come out as they went in
     from twinact.backbones import family
     from twinact.export import import_action

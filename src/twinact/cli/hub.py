@@ -8,7 +8,6 @@ import typer
 from twinact.cli.options import Model
 from twinact.cli.outputs import new_folder
 from twinact.console import say
-from twinact.errors import DataError
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub.")]
 
@@ -30,20 +29,13 @@ def push(
     """Offer an action to others, with its space and a model card. Captions, hashes and texts in pictures stay here."""
     say(f"reading {action_file}")
     from twinact.action import Action
-    from twinact.backbones import model_id
-    from twinact.backbones.weights import difference, same_model
     from twinact.export import Base
     from twinact.export.hub import Offer, contents
     from twinact.export.hub import push as send
     from twinact.space.build import space_beside
 
     action, space = Action.load(action_file), None
-    here = model_id(model)
-    if not same_model(action.model_id, here):
-        raise DataError(
-            f"action {action.name!r} was made for {action.model_id!r}, --model is {here!r} "
-            f"({difference(action.model_id, here)}): give --model its model"
-        )
+    base = Base.of_action(action, model)
     if action.coefficients is not None:
         space = space_beside(action_file, action.space_hash)
         if space is None:
@@ -51,7 +43,7 @@ def push(
     offer = Offer(
         action=action,
         space=space,
-        base=Base.of(model),
+        base=base,
         pictures=picture or (),
         exemplar_licence=exemplar_licence,
         licence=licence,

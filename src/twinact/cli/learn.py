@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinact.cli.actions import tell_nearest
-from twinact.cli.options import SCHEMA_VERSION, AsJson, DryRun, Model, load_libraries, tell_estimates, with_settings
+from twinact.cli.options import (
+    CLUSTERS,
+    SCHEMA_VERSION,
+    AsJson,
+    DryRun,
+    Model,
+    check_cluster,
+    load_libraries,
+    tell_estimates,
+    with_settings,
+)
 from twinact.configs import LearnConfig, RunConfig, check_name
 from twinact.console import is_main_process, progress, say
 from twinact.data.folder import composed, holds_pictures, visible
@@ -20,8 +30,6 @@ from twinact.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from twinact.jobs.job import Job, Outcome
-
-CLUSTERS = ("ray",)
 
 
 @with_settings
@@ -65,8 +73,7 @@ def learn(
     name = learned.pop("name", None)
     if folders and name:
         raise ConfigError(f"name {name!r} is of one action and '{exemplars}' holds {len(folders)}; leave it out")
-    if cluster is not None and cluster not in CLUSTERS:
-        raise ConfigError(f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}; leave it out to learn here")
+    check_cluster(cluster, "learn here")
     if cluster is not None and not folders:
         raise ConfigError(f"cluster {cluster!r} is for a folder that holds one folder per action; leave it out")
     names = [action_name(folder) for folder in folders] if folders else [name or action_name(exemplars)]
@@ -198,9 +205,8 @@ def action_name(folder: Path) -> str:
     Raises:
         ConfigError: The folder's name makes none.
     """
-    name = re.sub(
-        r"^\d+_", "", composed(folder.resolve().name).lower()
-    )  # how often kohya's scripts repeat the pictures
+    # A number in front says how often kohya's scripts repeat the pictures.
+    name = re.sub(r"^\d+_", "", composed(folder.resolve().name).lower())
     name = re.sub(r"[^a-z0-9_-]+", "-", name)
     try:
         check_name(name)

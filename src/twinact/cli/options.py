@@ -39,6 +39,7 @@ Memory = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Tell passes, time, memory and disk by trying a few steps, and write nothing.")
 ]
+CLUSTERS = ("ray",)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
@@ -135,6 +136,12 @@ def tell_estimates(estimates: Sequence[tuple[str, "Estimate"]], as_json: bool) -
     typer.echo(in_words(whole))
     for folder, _ in estimates:
         typer.echo(f"into    {folder}")
+
+
+def check_cluster(cluster: str | None, otherwise: str) -> None:
+    """Refuses the name of a cluster that there is not; `otherwise` says what is done without one."""
+    if cluster is not None and cluster not in CLUSTERS:
+        raise ConfigError(f"cluster {cluster!r} must be one of {', '.join(CLUSTERS)}; leave it out to {otherwise}")
 
 
 def with_suffix(path: Path, suffix: str) -> Path:

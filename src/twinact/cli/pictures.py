@@ -114,7 +114,6 @@ def generate(
     tell_unknown_words(backbone, [*prompt, negative_prompt], say)
     guidance = backbone.guidance if guidance is None else guidance
     steps = backbone.steps if steps is None else steps
-    sides = width or backbone.image_size, height or backbone.image_size
     who = load_actor(actor or [], backbone, model)
     actor_loras = [scaled(lora, actor_weight) for lora in who.loras]
     for text in prompt if who.vectors else []:
@@ -134,22 +133,21 @@ def generate(
         with explain_out_of_memory("reading the prompts", advice), attached(backbone, [*own, *actor_loras]):
             backbone.encode_text(texts, {**spoken, **_vectors(actions_said)})
 
+    drawing: dict[str, Any] = {
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": negative_prompt,
+        "size": None if width is height is None else (width or backbone.image_size, height or backbone.image_size),
+        "scheduler": scheduler,
+        "batch_size": at_once,
+    }
+    total = count * sum(len(texts) for _, texts in asked)
     if dry_run:
         from twinact.jobs.estimate import estimate_drawing
 
         say("trying a few steps")
-        spoken |= _vectors(asked[0][0])
         with backbone.saving(PRESETS[chosen.memory]), explain_out_of_memory("drawing", advice):
-            tried = estimate_drawing(
-                backbone,
-                count * sum(len(texts) for _, texts in asked),
-                vectors=spoken,
-                steps=steps,
-                batch_size=at_once,
-                guidance=guidance,
-                size=None if width is height is None else sides,
-                scheduler=scheduler,
-            )
+            tried = estimate_drawing(backbone, total, vectors={**spoken, **_vectors(asked[0][0])}, **drawing)
         tell_estimates([(str(out), tried)], as_json)
         return
 
@@ -163,15 +161,12 @@ def generate(
         "sampler": scheduler or type(backbone.pipeline().scheduler).__name__,
         "versions": library_versions(),
     }
-    done, total = 0, count * sum(len(texts) for _, texts in asked)
     drawn: list[dict[str, Any]] = []
     savings = PRESETS[chosen.memory]
     with backbone.saving(savings), explain_out_of_memory("drawing", advice), progress("drawing") as advance:
         for actions_said, texts in asked:
-            texts, seeds = (
-                [text for text in texts for _ in range(count)],
-                [seed + i for _ in texts for i in range(count)],
-            )
+            seeds = [seed + i for _ in texts for i in range(count)]
+            texts = [text for text in texts for _ in range(count)]
             origins = {said: _origin(action, lora_weight) for said, action in actions_said.items()}
             facts_of: dict[str, Any] = (
                 {"action": origins[PLACEHOLDER]} if PLACEHOLDER in origins else {"actions": origins}
@@ -179,19 +174,8 @@ def generate(
             if actor:
                 facts_of["actor"] = [_origin(part, actor_weight) for part in who.parts]
             loras = [*(scaled(action.lora, lora_weight) for action in actions_said.values()), *actor_loras]
-            images = draw(
-                backbone,
-                texts,
-                {**spoken, **_vectors(actions_said)},
-                loras=loras,
-                seeds=seeds,
-                steps=steps,
-                guidance=guidance,
-                negative_prompt=negative_prompt,
-                size=None if width is height is None else sides,
-                scheduler=scheduler,
-                batch_size=at_once,
-            )
+            vectors = {**spoken, **_vectors(actions_said)}
+            images = draw(backbone, texts, vectors, loras=loras, seeds=seeds, **drawing)
             for text, number, image in zip(texts, seeds, images, strict=True):
                 facts = {**common, **facts_of, "prompt": text, "seed": number}
                 name = "-".join(action.name for action in actions_said.values())
@@ -199,8 +183,7 @@ def generate(
                 drawn.append({"file": str(path), "prompt": text, "seed": number})
                 if not as_json:
                     typer.echo(path)
-                done += 1
-                advance(done, total)
+                advance(len(drawn), total)
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "pictures": drawn}, indent=2))
 

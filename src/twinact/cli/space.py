@@ -14,6 +14,7 @@ from twinact.configs import ORDERINGS
 from twinact.configs.settings import check_choice
 from twinact.console import progress, say
 from twinact.errors import ConfigError, DataError
+from twinact.storage import SPACE_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from twinact.space import ActionSpace
     from twinact.space.pose_table import PoseTable
 
-_SUFFIX = ".space.safetensors"
 _MAX_PHRASES_BYTES = 10_000_000
 _SHARES = (0.5, 0.9, 0.99)
 _RANKS = (4, 8, 16, 32, 64, 128, 256, 512)  # of the table that `build` tells
@@ -66,7 +66,7 @@ def build(
     check_choice("--reader", reader, ("own", "vitpose"))
     if ordering != ORDERINGS[0] and rank is not None:
         raise ConfigError("--rank keeps components by their variance; with another --ordering, give --rank to 'learn'")
-    target = new_file(with_suffix(out, _SUFFIX))
+    target = new_file(with_suffix(out, SPACE_SUFFIX))
     texts = None if phrases is None else _read_phrases(phrases)
     say(f"opening model {model}")
     from twinact.backbones import load_words, measured_steps
@@ -150,13 +150,11 @@ def show(
         coefficients, mask = space.project_phrase(phrase)
         near = space.nearest(coefficients, 10, mask)
     if targets:
-        from twinact.phrases import load_phrases
+        from twinact.phrases import headings
         from twinact.report.plots import map_png, scree_png
         from twinact.storage import write_all_new
 
-        headings = {entry.text: entry.heading for entry in load_phrases()}
-        titles = {text: headings.get(text, "other") for text in space.phrases}
-        write_all_new({targets[0]: scree_png(space), targets[1]: map_png(space, titles)})
+        write_all_new({targets[0]: scree_png(space), targets[1]: map_png(space, headings())})
         say(f"wrote {targets[0]} and {targets[1]}")
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

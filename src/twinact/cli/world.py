@@ -12,6 +12,7 @@ import typer
 from twinact.cli.options import SCHEMA_VERSION, AsJson, Precision, open_model
 from twinact.cli.outputs import make_folder, new_file, new_folder
 from twinact.configs import GUIDANCES, MAX_PICTURES, MAX_SEED, check_number
+from twinact.configs.settings import check_choice
 from twinact.console import progress, say
 from twinact.errors import ConfigError, DataError
 
@@ -40,8 +41,7 @@ def train(
     from twinact.nano.train import PARTS, train_nano
 
     for part in parts or ():
-        if part not in PARTS:
-            raise ConfigError(f"part {part!r} must be one of {', '.join(PARTS)}")
+        check_choice("part", part, PARTS)
     workers = workers or max(1, (os.cpu_count() or 1) - 1)  # the last core trains
     recipe = changed(RECIPE, change or ())
     typer.echo(train_nano(recipe, out, tuple(parts) if parts else None, start=start, workers=workers, report=say))
@@ -91,8 +91,6 @@ def evaluate(
     from twinact.readers import load_action_encoder
     from twinact.readers.own import LatentPoseReader
     from twinact.sheets import contact_sheet, png_bytes
-    from twinact.space import ActionSpace
-    from twinact.space.build import SPACE_FILE
     from twinact.storage import atomic_write_bytes
     from twinact.world.judges.judges import Judges
 
@@ -101,10 +99,10 @@ def evaluate(
     began = time.perf_counter()
     backbone = open_model(model, chosen)
     seconds = time.perf_counter() - began
-    own_judges, own_space = folder / "judges", folder / SPACE_FILE
+    own_judges = folder / "judges"
     judges = Judges.load(own_judges if own_judges.is_dir() else judges_dir())
     if between:  # too few pairs are told before anything is drawn
-        space = ActionSpace.load(own_space) if own_space.is_file() else default_space(backbone)
+        space = default_space(backbone)
         pairs = measured_pairs(space, between, seed)
     with progress("drawing") as advance:
         drawn, pictures = evaluate_nano(

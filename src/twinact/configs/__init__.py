@@ -137,7 +137,7 @@ class LearnConfig(Settings):
                 raise ConfigError(f"setting {key!r} is of method {', '.join(owners)} and not of {name}; leave it out")
             raise unknown_setting(key, [*shared, *own])
         if "name" not in values:
-            raise ConfigError("setting 'name' is missing; give the action a name, e.g. 'twa-leap'")
+            raise ConfigError("setting 'name' is missing; give the action a name, e.g. 'leap'")
         settings = method(**{key: value for key, value in values.items() if key in own})
         rest = {key: value for key, value in values.items() if key in shared and key != "method"}
         return cls(**rest, method=settings)

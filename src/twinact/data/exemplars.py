@@ -21,7 +21,7 @@ from twinact.configs import NOBODY
 from twinact.data.captions import default_caption, read_captions
 from twinact.data.folder import mask_of, sort_files, stem_of
 from twinact.data.maps import maps_of
-from twinact.data.pictures import UnusableError, fit_square, read_mask, read_picture
+from twinact.data.pictures import UnusableError, fit_square, pixels_of, read_mask, read_picture
 from twinact.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Exemplars:
     @cached_property
     def pixels(self) -> Float[Tensor, "n 3 h w"]:
         """The pictures as float32 in [-1, 1], channels first."""
-        arrays = np.stack([np.asarray(image) for image in self.images])  # (n, h, w, 3) uint8
-        return torch.from_numpy(arrays).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
+        return pixels_of(self.images).contiguous()
 
     @cached_property
     def mask_pixels(self) -> Float[Tensor, "n 1 h w"] | None:

@@ -3,11 +3,14 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PIXELS = 32
@@ -57,6 +60,12 @@ def fit_square(picture: Image.Image, size: int, resampling: Image.Resampling) ->
     left, top = (size - width) // 2, (size - height) // 2
     margins = [(top, size - height - top), (left, size - width - left), (0, 0)]
     return Image.fromarray(np.pad(pixels, margins[: pixels.ndim], mode="edge"))
+
+
+def pixels_of(pictures: Sequence[Image.Image | np.ndarray]) -> Float[Tensor, "n 3 h w"]:
+    """Pictures of one size, of 8 bits and in RGB, as float32 in [-1, 1], channels first."""
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # (n, h, w, 3)
+    return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:

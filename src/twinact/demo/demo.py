@@ -32,7 +32,7 @@ from twinact.demo.strips import StripPlan, mixing_strips, slider_strips
 from twinact.jobs.models import open_model
 from twinact.jobs.resources import choose_resources
 from twinact.nano.recipe import RECIPE
-from twinact.phrases import load_phrases
+from twinact.phrases import headings
 from twinact.phrases.wording import said
 from twinact.report.plots import map_png, scree_png
 from twinact.runs.folder import library_versions
@@ -117,14 +117,13 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         )
         acted = judge_method(judges, config.actor, "", [drawn[shot] for shot in acting], asked_of_actor, len(acting))
     say("writing the report")
-    headings = {phrase.text: phrase.heading for phrase in load_phrases()}
     data = ReportData(
         name=custom.name,
         shown=tuple(map(with_article, custom.actors)),
         exemplars=_exemplars(folder.exemplars, backbone.image_size),
         explanation=learned.ours.explain(learned.space, _EXPLAINED),
         phrase_count=len(learned.space.phrases),
-        map_png=map_png(learned.space, headings, {custom.name: learned.ours}),
+        map_png=map_png(learned.space, headings(), {custom.name: learned.ours}),
         scree_png=scree_png(learned.space),
         actors=tuple(with_article(ask.asked.actor) for ask in asked[:: config.places]),
         places=tuple(map(where_of, asked[: config.places])),

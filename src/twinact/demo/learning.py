@@ -18,6 +18,7 @@ from twinact.jobs.job import Job
 from twinact.jobs.run import run_job
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE
+from twinact.storage import ACTION_SUFFIX
 from twinact.training.loop import TrainResult
 
 OURS, FREE = TwinActConfig(), TextualInversionConfig()
@@ -75,7 +76,7 @@ def learn_all(backbone: Backbone, folder: DemoFolder, config: DemoConfig, run: R
 
 def action_file(run: Path, name: str) -> Path:
     """Where a run folder keeps an action."""
-    return run / f"{name}.action.safetensors"
+    return run / f"{name}{ACTION_SUFFIX}"
 
 
 def _learn(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from twinact.action import Explanation
 from twinact.bench.metrics import Scores
+from twinact.space.explain import Explanation
 from twinact.statistics import Share
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twinact.action import Action
 from twinact.errors import CheckpointError, ConfigError, DataError, OutOfMemory, first_line, lacks_memory
+from twinact.export.kinds import BUNDLE
 from twinact.export.modelspec import about, is_whole, pack, trigger
 from twinact.export.target import CHROMA, FLUX, FLUX2, SD, SD3, SDXL, Z_IMAGE, Base
 from twinact.storage import check_regular, write_all_new
@@ -21,8 +22,6 @@ MAX_VECTORS = 75
 """That fit into one chunk of a prompt in CLIP."""
 KEPT_TOGETHER = 7
 """Vectors that ComfyUI moves as a whole; more may be cut in two where a prompt goes on in another chunk."""
-BUNDLE = "bundle_emb."
-"""Begins the keys of embeddings inside of LoRA files."""
 _STABILITY = "https://github.com/Stability-AI/generative-models"
 
 
@@ -254,16 +253,14 @@ def _words(
     path: Path, tensors: Mapping[str, Tensor], layout: Layout, widths: Sequence[int]
 ) -> dict[str, dict[str, Tensor]]:
     """Each word that a file holds, with its tensors by key; "" is the word of a file that does not say it."""
-    every = {key for other in LAYOUTS.values() for key in (*other.known, *other.aliases.values())} | set(_ENCODERS)
-    every |= {f"{key}_out" for key in every}  # OneTrainer's output embeddings
     words: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        if key.startswith(BUNDLE):  # bundle_emb.<word>.<key>; both may hold full stops
-            own = next((one for one in every if key.endswith(f".{one}")), key.rpartition(".")[2])
-            words.setdefault(key[len(BUNDLE) : -len(own) - 1], {})[own] = tensor
+        if key.startswith(BUNDLE):
+            word, own = bundled(key)
+            words.setdefault(word, {})[own] = tensor
     if words:
         return words  # the other tensors are a LoRA
-    if not every & tensors.keys():  # diffusers and InvokeAI name tensors after words
+    if not _known_keys() & tensors.keys():  # diffusers and InvokeAI name tensors after words
         by_width = {width: key for key, width in zip(layout.keys, widths, strict=False)}
         alone = len(layout.keys) == 1
         return {
@@ -271,6 +268,18 @@ def _words(
             for key, tensor in tensors.items()
         }
     return {"": dict(tensors)}
+
+
+def bundled(key: str) -> tuple[str, str]:
+    """Word and own key of an embedding inside of a LoRA file: bundle_emb.<word>.<key>; both may hold full stops."""
+    own = next((one for one in _known_keys() if key.endswith(f".{one}")), key.rpartition(".")[2])
+    return key[len(BUNDLE) : -len(own) - 1], own
+
+
+def _known_keys() -> set[str]:
+    """All keys under which some tool keeps vectors of some family."""
+    every = {key for other in LAYOUTS.values() for key in (*other.known, *other.aliases.values())} | set(_ENCODERS)
+    return every | {f"{key}_out" for key in every}  # OneTrainer's output embeddings
 
 
 def _chosen(path: Path, words: Mapping[str, dict[str, Tensor]], word: str | None) -> tuple[str, dict[str, Tensor]]:

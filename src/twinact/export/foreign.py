@@ -23,17 +23,10 @@ from twinact.backbones.text import check_reach
 from twinact.configs import check_name
 from twinact.errors import CheckpointError, ConfigError, DataError, first_line
 from twinact.export import kohya
-from twinact.export.embeddings import BUNDLE, check_format, import_embedding, read_tensors
+from twinact.export.embeddings import check_format, import_embedding, read_tensors
+from twinact.export.kinds import BUNDLE, is_lora, other_adapter
 from twinact.export.spellings import respelled
 
-# Keys of layers, told by how they begin and end: a word such as "exploration" or "soft_light" is a key, too.
-_LORA = re.compile(r"(^|[._])lora[._](.+\.)?weight$")
-_OTHER_ADAPTERS = {
-    r"\.dora_scale$": "DoRA", r"\.lora_magnitude_vector\b": "DoRA", r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr",
-    r"\.lora_mid\.": "LoCon", r"\.oft_": "OFT", r"\.diff(_b)?$": "full-weight", r"^lora_controlnet$": "ControlNet",
-    r"\.lora_B\.(default\.)?bias$": "LoRA with biases", r"\.[wb]_norm$": "norm", r"\.on_input$": "IA3",
-    r"\.[abc][12]\.weight$": "GLoRA",
-}  # fmt: skip
 _T5 = re.compile(r"^(lora_te|text_encoder).*encoder[._]block[._]|^text_encoders\.t5xxl\.")
 _DOWN = (".lora_down.weight", lora.DOWN)
 
@@ -59,11 +52,10 @@ def import_action(path: str | Path, family: str, *, name: str, backbone: Backbon
     check_name(name)
     check_format(path)
     keys, _ = read_tensors(path)
-    with_lora = any(_LORA.search(key) for key in keys)
-    for mark, kind in _OTHER_ADAPTERS.items():
-        marked = next((key for key in keys if re.search(mark, key) and not key.startswith(BUNDLE)), None)
-        if marked is not None:
-            raise CheckpointError(f"{path} is a {kind} adapter ({marked}); only LoRA and embeddings can be read")
+    with_lora = any(is_lora(key) for key in keys)
+    other = other_adapter(keys)
+    if other is not None:
+        raise CheckpointError(f"{path} is a {other[0]} adapter ({other[1]}); only LoRA and embeddings can be read")
     vectors: tuple[Tensor, ...] = ()
     meta: dict[str, Any] = {"imported": path.name}
     if not with_lora or any(key.startswith(BUNDLE) for key in keys):

@@ -1,22 +1,24 @@
 """Gives actions to others and takes theirs, through repositories on the Hugging Face hub, each with a model card."""
 
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twinact import __version__
 from twinact.action import Action
 from twinact.errors import ConfigError, DataError, first_line
-from twinact.export.personal import OF_EXEMPLARS, bare_picture
+from twinact.export.personal import bare_picture, without_exemplars
 from twinact.export.target import Base
 from twinact.space import ActionSpace
-from twinact.storage import read_file, write_all_new
+from twinact.space.build import SPACE_FILE
+from twinact.storage import ACTION_SUFFIX, SPACE_SUFFIX, read_file, write_all_new
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PATTERNS = ("*.action.safetensors", "*.space.safetensors")
+_PATTERNS = (f"*{ACTION_SUFFIX}", f"*{SPACE_SUFFIX}")
 _MAX_BYTES = 500_000_000
 MAX_PICTURES = 12
 
@@ -92,7 +94,7 @@ def pull(repository: str, folder: Path, revision: str | None = None) -> list[Pat
     with _explained(repository):
         place = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_PATTERNS)))
     found = sorted(path for pattern in _PATTERNS for path in place.glob(pattern))
-    actions = [path for path in found if path.name.endswith(".action.safetensors")]
+    actions = [path for path in found if path.name.endswith(ACTION_SUFFIX)]
     if not actions:
         raise DataError(f"repository {repository!r} holds no action of twinact; check its name")
     for path in found:
@@ -103,18 +105,15 @@ def pull(repository: str, folder: Path, revision: str | None = None) -> list[Pat
 
 def contents(offer: Offer, repository: str) -> dict[str, bytes]:
     """What `push` puts into a repository, by file; errors as there."""
-    import tempfile
-
     if not offer.exemplar_licence.strip():
         raise ConfigError("say under which licence the exemplars were used: --exemplar-licence 'my own photographs'")
     if len(offer.pictures) > MAX_PICTURES:
         raise ConfigError(f"{len(offer.pictures)} pictures are too many for a card: give at most {MAX_PICTURES}")
-    meta = {key: value for key, value in offer.action.meta.items() if key not in OF_EXEMPLARS}
     with tempfile.TemporaryDirectory(prefix="twinact-") as place:
-        file = replace(offer.action, meta=meta).save(Path(place) / f"{offer.action.name}.action.safetensors")
+        file = without_exemplars(offer.action).save(Path(place) / f"{offer.action.name}{ACTION_SUFFIX}")
         files = {file.name: file.read_bytes()}
     if offer.space is not None:
-        files["phrases.space.safetensors"] = read_file(offer.space, _MAX_BYTES)
+        files[SPACE_FILE] = read_file(offer.space, _MAX_BYTES)
     shown = [f"pictures/{number:02d}{path.suffix.lower()}" for number, path in enumerate(offer.pictures, 1)]
     files |= {name: bare_picture(path) for name, path in zip(shown, offer.pictures, strict=True)}
     return files | {"README.md": card(offer, repository, shown).encode()}
@@ -169,7 +168,7 @@ does it or where.
 ## Use
 
     twinact pull {repository} --out {action.name}
-    twinact generate {action.name}/{action.name}.action.safetensors --model MODEL --prompt "a panda <act> on the moon"
+    twinact generate {action.name}/{action.name}{ACTION_SUFFIX} --model MODEL --prompt "a panda <act> on the moon"
 
 `MODEL` is the model below, as a folder in diffusers layout or a name. `twinact export` makes files for ComfyUI, A1111,
 Forge, InvokeAI and diffusers of it.

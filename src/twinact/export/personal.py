@@ -13,16 +13,14 @@ from typing import Any
 from PIL import Image
 
 from twinact.action import Action
+from twinact.data.folder import PICTURE_SUFFIXES
+from twinact.data.pictures import FORMATS, MAX_FILE_BYTES
 from twinact.errors import DataError
 from twinact.export.embeddings import read_tensors
 from twinact.export.modelspec import pack
-from twinact.storage import atomic_write_bytes, check_regular, read_file, stored_kind
+from twinact.storage import atomic_write_bytes, read_file, stored_kind
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Suffixes of pictures, and their formats."""
-_MAX_PICTURE_BYTES = 200_000_000
-OF_EXEMPLARS = ("captions", "exemplars", "imported")
-"""Keys of an action's meta that say what the exemplars were: by caption, hash or file name."""
+_OF_EXEMPLARS = ("captions", "exemplars", "imported")  # keys of an action's meta: by caption, hash, file name
 # Of a header: what tells a reader how to use the tensors, or what they were made with.
 _KEPT = re.compile(
     r"modelspec\.(sai_model_spec|architecture|implementation|title|resolution|trigger_phrase|usage_hint|tags|license|date|"
@@ -44,10 +42,10 @@ def personal(path: Path) -> list[str]:
     Raises:
         TwinactError: It cannot be read.
     """
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return _of_picture(path)
     if stored_kind(path) == "action":
-        return [key for key in OF_EXEMPLARS if Action.load(path).meta.get(key)]
+        return [key for key in _OF_EXEMPLARS if Action.load(path).meta.get(key)]
     if stored_kind(path) is not None:
         return []
     header = read_tensors(path)[1]
@@ -70,18 +68,21 @@ def strip(path: Path, out: Path) -> Path:
     """
     if path.is_dir():
         raise DataError(f"'{path}' is a folder; a run needs its captions to go on, so give the action file in it")
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return atomic_write_bytes(out, bare_picture(path), new=True)
     kind = stored_kind(path)
     if kind == "action":
-        action = Action.load(path)
-        meta = {key: value for key, value in action.meta.items() if key not in OF_EXEMPLARS}
-        return replace(action, meta=meta).save(out, new=True)
+        return without_exemplars(Action.load(path)).save(out, new=True)
     if kind is not None:
         raise DataError(f"'{path}' is a twinact {kind} file, which holds nothing about people; share it as it is")
     tensors, header = read_tensors(path)
     kept = {key: value for key, value in header.items() if _is_kept(key, header)}
     return atomic_write_bytes(out, pack(tensors, kept), new=True)
+
+
+def without_exemplars(action: Action) -> Action:
+    """An action that says nothing about what it was learned from."""
+    return replace(action, meta={key: value for key, value in action.meta.items() if key not in _OF_EXEMPLARS})
 
 
 def _is_kept(key: str, header: Mapping[str, str]) -> bool:
@@ -90,8 +91,7 @@ def _is_kept(key: str, header: Mapping[str, str]) -> bool:
 
 def _open(path: Path) -> Image.Image:
     try:
-        check_regular(path, _MAX_PICTURE_BYTES)
-        return Image.open(io.BytesIO(read_file(path, _MAX_PICTURE_BYTES)), formats=("PNG", "JPEG", "WEBP"))
+        return Image.open(io.BytesIO(read_file(path, MAX_FILE_BYTES)), formats=FORMATS)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"picture '{path}' cannot be read ({error}); save it again") from error
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from torch import Tensor
 
 from twinact.configs.settings import check_choice
-from twinact.export.embeddings import BUNDLE, MAX_VECTORS, read_tensors
+from twinact.export.embeddings import MAX_VECTORS, read_tensors
+from twinact.export.kinds import is_lora
 from twinact.storage import stored_kind
 
 # Widths of the text encoders that the published models have, by ComfyUI's names of them.
 _WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280, "t5xxl": 4096, "qwen3_4b": 2560, "qwen3_8b": 4096}
 _PLAIN_WIDTHS = {768, 1024, 2048}  # of Stable Diffusion 1, 2 and XL, as A1111 counts them
-_LORA = re.compile(r"(^|[._])lora[._](.+\.)?weight$")
 
 
 def obstacles(path: str | Path, program: str) -> list[str]:
@@ -38,7 +38,7 @@ def obstacles(path: str | Path, program: str) -> list[str]:
         way = "twinact export writes files for it" if kind == "action" else "it is for twinact alone"
         return [f"a twinact {kind} file is not in a form that {program} knows; {way}"]
     tensors = read_tensors(path)[0]
-    layers = [key for key in tensors if _LORA.search(key) and not key.startswith(BUNDLE)]
+    layers = [key for key in tensors if is_lora(key)]
     if layers:
         return _LORAS[program](layers)
     words = {key: tensor for key, tensor in tensors.items() if tensor.ndim}

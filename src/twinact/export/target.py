@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinact.backbones import family, settings
+from twinact.action import Action
+from twinact.backbones import family, model_id, settings
+from twinact.backbones.weights import difference, same_model
+from twinact.errors import CheckpointError
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 SD3, FLUX = "StableDiffusion3Pipeline", "FluxPipeline"
@@ -53,3 +56,18 @@ class Base:
             name = "stable-diffusion-v1"
         # In other UNets each block may have its own number, as in nano; only SDXL's layers are numbered through.
         return cls(kind, name, unet.get("layers_per_block", 2) if kind == SDXL else 2)
+
+    @classmethod
+    def of_action(cls, action: Action, model: str | Path) -> "Base":
+        """The facts about the model of an action; headers would name a wrong one.
+
+        Raises:
+            CheckpointError: The action was made for another model.
+        """
+        here = model_id(model)
+        if not same_model(action.model_id, here):
+            raise CheckpointError(
+                f"action {action.name!r} was made for {action.model_id!r}, --model is {here!r} "
+                f"({difference(action.model_id, here)}): give --model its model"
+            )
+        return cls.of(model)

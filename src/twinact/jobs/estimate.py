@@ -128,13 +128,13 @@ def estimate_drawing(
     step = max(0.0, second - first) / (more - few) if more > few else 0.0
     batches = pictures / at_once
     guidance = options.get("guidance")
-    guided = (backbone.guidance if guidance is None else guidance) > 1
+    width, height = options.get("size") or (backbone.image_size, backbone.image_size)
     return Estimate(
-        forward=pictures * steps * (2 if guided else 1),
+        forward=pictures * steps * backbone.passes_a_step(backbone.guidance if guidance is None else guidance),
         backward=0,
         seconds=batches * (first + step * (steps - few)),
         memory_bytes=_memory_bytes(),
-        disk_bytes=pictures * backbone.image_size**2 * 2,  # PNG keeps about two thirds of three bytes a pixel
+        disk_bytes=pictures * width * height * 2,  # PNG keeps about two thirds of three bytes a pixel
     )
 
 
@@ -144,7 +144,7 @@ def _preview_passes(backbone: Backbone, run: Mapping[str, Any], steps: int) -> i
     if not every or not steps:
         return 0
     sheets = 2 + -(-steps // every)
-    return sheets * len(PREVIEW_PROMPTS) * backbone.steps * (2 if backbone.guidance > 1 else 1)
+    return sheets * len(PREVIEW_PROMPTS) * backbone.steps * backbone.passes_a_step(backbone.guidance)
 
 
 def _memory_bytes() -> int:

@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from twinact.action import Action
 from twinact.backbones import family, load
 from twinact.backbones.backbone import Backbone
-from twinact.backbones.memory import PRESETS, explain_out_of_memory
+from twinact.backbones.memory import DTYPES, PRESETS, explain_out_of_memory
+from twinact.configs.settings import check_choice
 from twinact.console import say
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export import import_action
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE, build_space
+from twinact.storage import ACTION_SUFFIX, SPACE_SUFFIX
 from twinact.training.processes import this_process
 
-_WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_QUANTISED = ("int8", "nf4")  # which compute in bf16
+_QUANTISED = ("int8", "nf4")
 
 
 def open_model(
@@ -34,14 +34,17 @@ def open_model(
         device: None takes the first GPU or the CPU; each of several processes its own.
 
     Raises:
+        ConfigError: There is no such precision or memory.
         OutOfMemory: It does not fit.
         TwinactError: As `load`.
     """
+    check_choice("precision", precision, DTYPES)
+    check_choice("memory", memory, PRESETS)
     advice = "less is needed with precision int8 or nf4 and memory low; or close what else uses it"
     with explain_out_of_memory(f"opening model {str(model)!r}", advice):
-        dtype, quantised = _WEIGHTS.get(precision, torch.bfloat16), precision if precision in _QUANTISED else None
+        quantised = precision if precision in _QUANTISED else None
         where, offload = device or this_process().device, PRESETS[memory].offload
-        return load(model, where, dtype, quantised=quantised, offload=offload)
+        return load(model, where, DTYPES[precision], quantised=quantised, offload=offload)
 
 
 def open_with_message(
@@ -54,7 +57,7 @@ def open_with_message(
 
 def precision_of(backbone: Backbone) -> str:
     """The word of `twinact.configs.PRECISIONS` for the weights of a model that is open."""
-    return backbone.quantised or next(name for name, dtype in _WEIGHTS.items() if dtype == backbone.dtype)
+    return backbone.quantised or next(name for name, dtype in DTYPES.items() if dtype == backbone.dtype)
 
 
 def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
@@ -98,7 +101,7 @@ def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> Ac
             "learn it with method 'twinact'"
         )
     damaged: CheckpointError | None = None
-    for candidate in sorted(Path(path).parent.glob("*.space.safetensors")):
+    for candidate in sorted(Path(path).parent.glob(f"*{SPACE_SUFFIX}")):
         try:
             space = ActionSpace.load(candidate)
         except CheckpointError as error:  # it may be of another action
@@ -158,7 +161,7 @@ def load_actor(paths: Sequence[str | Path], backbone: Backbone, model: str | Pat
     """
     parts = []
     for path in map(Path, paths):
-        if path.name.endswith(".action.safetensors"):
+        if path.name.endswith(ACTION_SUFFIX):
             part = Action.load(path)
             part.check(model_id=backbone.model_id)
         else:

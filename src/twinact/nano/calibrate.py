@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from twinact.backbones.backbone import Backbone
+from twinact.data.pictures import pixels_of
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
 from twinact.sheets import contact_sheet
@@ -88,9 +89,7 @@ def round_trip(backbone: Backbone) -> Callable[[Pictures], Pictures]:
 
     @torch.no_grad()
     def spoil(pictures: Pictures) -> Pictures:
-        stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
-        chunks = (stacked.float() / 127.5 - 1).split(32)
-        moved = [chunk.to(backbone.device) for chunk in chunks]
+        moved = [chunk.to(backbone.device) for chunk in pixels_of(pictures).split(32)]
         decoded = torch.cat([backbone.decode_latents(backbone.encode_image(chunk)) for chunk in moved]).cpu()
         return list(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
 

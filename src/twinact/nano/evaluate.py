@@ -17,7 +17,7 @@ from twinact.nano.between import between_pairs
 from twinact.nano.calibrate import AT_ONCE, drawn_scenes, round_trip
 from twinact.nano.data import drawn_part
 from twinact.nano.recipe import RECIPE
-from twinact.phrases import load_phrases
+from twinact.phrases import headings
 from twinact.sample import generate
 from twinact.space import ActionSpace
 from twinact.statistics import share
@@ -147,10 +147,10 @@ def _beside_truth(scene: Scene, picture: Image.Image) -> Image.Image:
 
 def _shares(asked: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     rows = [(p, v, p.action_right(v)) for p, v in zip(asked, verdicts, strict=True)]
-    headings = {phrase.text: phrase.heading for phrase in load_phrases()}
     plain = [row for row in rows if row[0].kind != "limb by limb"]
     by_phrase = _grouped((phrase, hit) for p, _, right in plain for phrase, hit in zip(p.phrases, right, strict=True))
-    by_heading = _grouped((headings[phrase], hit) for phrase, hits in by_phrase.items() for hit in hits)
+    heading = headings()
+    by_heading = _grouped((heading[phrase], hit) for phrase, hits in by_phrase.items() for hit in hits)
     by_actor = _grouped((p.scene.actor, hit) for p, _, right in plain for hit in right)
     return {
         **{kind: share([all(right) for p, _, right in rows if p.kind == kind]) for kind in KINDS},

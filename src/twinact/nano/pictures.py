@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
 
+from twinact.data.pictures import pixels_of
 from twinact.nano.data import draw_alone, drawn_part, worded
 from twinact.nano.recipe import Recipe
 from twinact.nano.text import token_ids
@@ -150,7 +151,7 @@ class _Drawn(Dataset):
         indices = range(number * _AT_ONCE, (number + 1) * _AT_ONCE)
         items = [worded(recipe, self.part, index, STREAM, CAPTIONS) for index in indices]
         drawn = [drawing(item.scene, recipe.image_size) for item in items]
-        images = torch.from_numpy(np.stack([d.picture for d in drawn])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = pixels_of([d.picture for d in drawn])
         masks = torch.from_numpy(np.stack([d.mask for d in drawn]))[:, None].float()
         texts = [text for item in items for pair in item.captions for text in pair]
         ids = token_ids(self.tokenizer, texts, recipe.max_tokens)

@@ -30,6 +30,11 @@ def load_phrases() -> tuple[Phrase, ...]:
     return _shipped("actions.txt")
 
 
+def headings() -> dict[str, str]:
+    """The heading of each shipped phrase."""
+    return {phrase.text: phrase.heading for phrase in load_phrases()}
+
+
 @cache
 def load_other_words() -> tuple[Phrase, ...]:
     """Words that are no actions: actors, places, things, light and styles, which an action space should keep out.
@@ -62,7 +67,7 @@ def parse_phrases(text: str, source: str) -> tuple[Phrase, ...]:
     """
     phrases: list[Phrase] = []
     first_lines: dict[str, int] = {}
-    headings: dict[str, int] = {}  # heading -> number of phrases
+    counts: dict[str, int] = {}  # heading -> number of phrases
     heading = ""
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -70,9 +75,9 @@ def parse_phrases(text: str, source: str) -> tuple[Phrase, ...]:
         where = f"{source}, line {number}"
         if line.startswith("#"):
             heading = line[1:].strip()
-            if not heading or heading in headings:
+            if not heading or heading in counts:
                 raise DataError(f"{where}: heading {line!r} is {'empty' if not heading else 'given twice'}")
-            headings[heading] = 0
+            counts[heading] = 0
             continue
         if not heading:
             raise DataError(f"{where}: phrase {line!r} has no heading; put a line such as '# Head' before it")
@@ -83,8 +88,8 @@ def parse_phrases(text: str, source: str) -> tuple[Phrase, ...]:
         if first != number:
             raise DataError(f"{where}: phrase {line!r} was already given in line {first}; remove one")
         phrases.append(Phrase(line, heading))
-        headings[heading] += 1
-    empty = [name for name, count in headings.items() if count == 0]
+        counts[heading] += 1
+    empty = [name for name, count in counts.items() if count == 0]
     if empty or not phrases:
         raise DataError(f"{source}: no phrases under {', '.join(empty) or 'any heading'}; write one phrase per line")
     return tuple(phrases)

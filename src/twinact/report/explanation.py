@@ -8,6 +8,15 @@ from twinact.data.captions import unsaid
 from twinact.space import ActionSpace
 from twinact.space.limb_words import LimbWords
 
+_CLOSE_DEGREES = 10.0  # as far as drawings of one action differ
+
+
+def out_of_reach(*actions: Action) -> str:
+    """A remark where the phrases did not reach what the last change of an action asked of its limbs; else empty."""
+    histories = [action.meta.get("history") or [{}] for action in actions]
+    off = max((float(history[-1].get("off", 0.0)) for history in histories), default=0.0)
+    return f"no phrases come nearer to that than about {off:.0f} degrees" if off > _CLOSE_DEGREES else ""
+
 
 def action_facts(action: Action, space: ActionSpace | None, phrases: int) -> dict[str, Any]:
     """All that is known of an action, as JSON; what does not apply is empty or None.

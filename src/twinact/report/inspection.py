@@ -9,9 +9,12 @@ from PIL import Image
 
 from twinact.action import Action
 from twinact.backbones import family, model_id, parameters
+from twinact.data.folder import PICTURE_SUFFIXES
+from twinact.data.pictures import FORMATS
 from twinact.errors import DataError
-from twinact.export.embeddings import BUNDLE, read_tensors
-from twinact.export.personal import PICTURES, personal
+from twinact.export.embeddings import bundled, read_tensors
+from twinact.export.kinds import BUNDLE, is_lora, other_adapter
+from twinact.export.personal import personal
 from twinact.report.explanation import action_facts, facts_in_words
 from twinact.runs.folder import MARKER, RunFolder, settings_of
 from twinact.space import ActionSpace
@@ -37,7 +40,7 @@ def inspect(path: Path) -> dict[str, Any]:
         raise DataError(f"'{path}' does not exist; give a file or folder that does")
     if path.is_dir():
         return _folder(path)
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return _picture(path)
     kind = stored_kind(path)
     if kind is None:
@@ -115,7 +118,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _picture(path: Path) -> dict[str, Any]:
     held = personal(path)
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         size = f"{picture.width} × {picture.height}"
         told = picture.info.get("twinact")
         parameters_text = picture.info.get("parameters")
@@ -133,12 +136,12 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _foreign(path: Path) -> dict[str, Any]:
-    """An embedding, a LoRA or both, of this package or another; damage to our own is an error."""
+    """An embedding, a LoRA, another adapter or several, of this package or not; damage to our own is an error."""
     tensors, header = read_tensors(path)
-    words = sorted({key[len(BUNDLE) :].partition(".")[0] for key in tensors if key.startswith(BUNDLE)})
-    layers = any("lora" in key.lower() for key in tensors if not key.startswith(BUNDLE))
+    words = sorted({bundled(key)[0] for key in tensors if key.startswith(BUNDLE)})
+    other = other_adapter(tensors)
     return {
-        "kind": "LoRA" if layers else "embedding",
+        "kind": other[0] if other else "LoRA" if any(map(is_lora, tensors)) else "embedding",
         "architecture": header.get("modelspec.architecture"),
         "word": header.get("modelspec.trigger_phrase") or ", ".join(words) or None,
         "usage": header.get("modelspec.usage_hint"),

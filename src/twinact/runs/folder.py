@@ -21,7 +21,7 @@ from twinact.errors import CheckpointError, DataError
 from twinact.runs.lock import lock
 from twinact.runs.log import Log
 from twinact.runs.marker import Marker
-from twinact.storage import misfit, read_safetensors, sweep, write_safetensors
+from twinact.storage import ACTION_SUFFIX, misfit, read_safetensors, sweep, write_safetensors
 
 MARKER = Marker("config.json", "run")
 PREVIEW_FOLDER = "previews"
@@ -81,7 +81,7 @@ class RunFolder:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
-        self.action_path = path / f"{name}.action.safetensors"
+        self.action_path = path / f"{name}{ACTION_SUFFIX}"
         self.log = Log(path / "log.jsonl")
         self._checkpoints = path / "checkpoint"
 

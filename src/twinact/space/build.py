@@ -9,12 +9,13 @@ import torch
 from twinact.errors import CheckpointError
 from twinact.phrases import load_phrases
 from twinact.space.action_space import ActionSpace
+from twinact.storage import SPACE_SUFFIX
 
 if TYPE_CHECKING:
     from twinact.backbones.backbone import Backbone
     from twinact.backbones.words import Words
 
-SPACE_FILE = "phrases.space.safetensors"
+SPACE_FILE = f"phrases{SPACE_SUFFIX}"
 
 
 def build_space(
@@ -55,7 +56,7 @@ def space_beside(path: Path, space_hash: str) -> Path | None:
         path: File in whose folder it is looked for.
         space_hash: As `ActionSpace.hash`; "" for none.
     """
-    for candidate in sorted(path.parent.glob("*.space.safetensors")) if space_hash else ():
+    for candidate in sorted(path.parent.glob(f"*{SPACE_SUFFIX}")) if space_hash else ():
         try:
             if ActionSpace.load(candidate).hash == space_hash:
                 return candidate

@@ -1,14 +1,58 @@
-"""Moves and sums the points of actions, after finding which of their clauses belong together."""
+"""Points of actions: checks, moves and sums them, after finding which of their clauses belong together."""
 
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from twinact.errors import ConfigError
 from twinact.space.action_space import ActionSpace
 
-Point = tuple[Tensor, Tensor]
-"""Whitened coefficients (c, s, r) of c clauses, and which of their slots are present (c, s)."""
+Point = tuple[Float[Tensor, "_ s r"], Bool[Tensor, "_ s"]]
+"""Whitened coefficients of some clauses, and which of their slots are present."""
+
+
+def check_point(action: str, coefficients: Tensor, mask: Tensor | None, vectors: int) -> None:
+    """Makes sure that coefficients and a mask fit each other and the vectors that were made of them.
+
+    Args:
+        action: Its name.
+        coefficients: Whitened coefficients, to be (c, s, r).
+        mask: Slots that are present, to be (c, s) and boolean; None means all.
+        vectors: How many there are for each encoder: one for each slot, and one more between clauses.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    for what, tensor, dimensions in (("coefficients", coefficients, 3), ("mask", mask, 2)):
+        if tensor is not None and (tensor.ndim != dimensions or (what == "mask") != (tensor.dtype == torch.bool)):
+            told = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise ConfigError(
+                f"{what} of action {action!r}: {told}, need (clauses, slots, rank) numbers, (clauses, slots) truth"
+            )
+    clauses, slots = coefficients.shape[:2]
+    present = clauses * slots if mask is None else int(mask.sum())
+    if vectors != present + clauses - 1 or (mask is not None and mask.shape != (clauses, slots)):
+        raise ConfigError(
+            f"action {action!r} has {vectors} vectors per encoder for {present} of {clauses} × {slots} "
+            f"slots present and {clauses - 1} words between"
+        )
+
+
+def point_of(space: ActionSpace, target: Float[Tensor, "*c s r"] | str) -> Point:
+    """The point, on the CPU, of whitened coefficients or of a phrase of the space.
+
+    Raises:
+        ConfigError: The space has no such phrase, or the shape is another one.
+    """
+    if isinstance(target, str):
+        u, mask = space.project_phrase(target)
+        return u.cpu().unsqueeze(0), mask.cpu().unsqueeze(0)
+    if tuple(target.shape[-2:]) != (space.slots, space.rank) or target.ndim > 3:
+        raise ConfigError(f"target has shape {tuple(target.shape)}, the space needs ({space.slots}, {space.rank})")
+    u = target.detach().cpu().float().reshape(-1, space.slots, space.rank)
+    return u, torch.ones(u.shape[:2], dtype=torch.bool)
 
 
 def matched(space: ActionSpace, first: Point, second: Point) -> tuple[Point, Point]:
@@ -29,6 +73,32 @@ def matched(space: ActionSpace, first: Point, second: Point) -> tuple[Point, Poi
         return u[rows], mask[rows]  # row -1 is empty
 
     return padded(first, [i if i < len(a) else -1 for i in range(len(order))]), padded(second, order)
+
+
+def stepped(space: ActionSpace, point: Point, component: tuple[int, int], amount: float, action: str) -> Point:
+    """A point moved along one component, in standard deviations of the phrases.
+
+    Args:
+        space: Its space.
+        point: Where it is.
+        component: (slot, index), counted from 0; slots over all clauses.
+        amount: How far.
+        action: Its name.
+
+    Raises:
+        ConfigError: It has no such component.
+    """
+    u, mask = point
+    slot, index = component
+    present = mask.flatten().nonzero().flatten().tolist()
+    if slot not in present:
+        raise ConfigError(f"slot {slot} cannot be adjusted: action {action!r} has slots {present}")
+    ranks = space.slot_ranks[slot % space.slots]
+    if not 0 <= index < ranks:
+        raise ConfigError(f"component {index} does not exist: slot {slot} has 0 to {ranks - 1}")
+    u = u.clone()
+    u[slot // space.slots, slot % space.slots, index] += amount
+    return u, mask
 
 
 def blended(space: ActionSpace, start: Point, goal: Point, amount: float) -> Point:

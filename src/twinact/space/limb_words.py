@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from twinact.errors import ConfigError
 from twinact.space.action_space import ActionSpace
+from twinact.space.clauses import Point
 from twinact.space.limbs import (
     LEFT_ARM,
     LEFT_LEG,
@@ -30,8 +31,6 @@ from twinact.space.limbs import (
 )
 from twinact.space.pose_table import PoseTable
 
-Point = tuple[Float[Tensor, "_ s r"], Bool[Tensor, "_ s"]]
-"""Whitened coefficients of some clauses, and which of their slots are present."""
 Angles = Mapping[Limb, Float[Tensor, " _"]]
 """Joint angles of limbs, as `joint_angles` gives them."""
 

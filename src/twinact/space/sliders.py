@@ -4,16 +4,35 @@ Words found by the pose table were compared, on three dev actions, with one more
 the action has: that fails wherever a clause of the action already moves the limb.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from twinact.configs.settings import Bounds, check_choice, check_number
-from twinact.space.limb_words import Angles, LimbWords, Point
-from twinact.space.limbs import LEFT_ARM, LEFT_LEG, LIMBS, RIGHT_ARM, RIGHT_LEG, TRUNK, Limb, joint_angles, miss, turned
+from twinact.errors import CheckpointError, ConfigError
+from twinact.space.clauses import Point
+from twinact.space.limb_words import Angles, LimbWords
+from twinact.space.limbs import (
+    LEFT_ARM,
+    LEFT_LEG,
+    LIMBS,
+    PARTS,
+    RIGHT_ARM,
+    RIGHT_LEG,
+    TRUNK,
+    Limb,
+    from_torso,
+    joint_angles,
+    miss,
+    on_torso,
+    turned,
+)
+
+A = TypeVar("A")
 
 AMOUNTS = Bounds(-1.0, 1.0)
 _SAME_DEGREES = 1.0
@@ -76,6 +95,33 @@ class Posed:
     pose: Float[Tensor, "g 2"]
     off: float = 0.0
 
+    @classmethod
+    def of(cls, words: LimbWords, point: Point, seen: Mapping[str, Any] | None, action: str) -> "Posed":
+        """An action with the pose of its exemplars; where they show none, with that expected of its clauses.
+
+        Args:
+            words: Of the action's space.
+            point: Coefficients and present slots of its clauses.
+            seen: What its exemplars show, as actions keep it: directions in the picture, and weights above 0 where they
+                are known.
+            action: Its name.
+
+        Raises:
+            CheckpointError: The pose is of another body.
+        """
+        pose = words.pose_of(words.phrases_of(point))
+        if seen:
+            directions, weights = torch.tensor(seen["directions"]), torch.tensor(seen["weights"])
+            if directions.shape != pose.shape or weights.shape != pose.shape[:1]:
+                raise CheckpointError(f"action {action!r} holds a pose of another body; make it again")
+            shown = from_torso(torch.where(weights.unsqueeze(1) > 0, directions, on_torso(pose)))
+            pose = torch.where(weights.unsqueeze(1) > 0, shown, pose)
+        return cls(point, pose)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The pose as actions keep it: all of it is known."""
+        return {"directions": on_torso(self.pose).tolist(), "weights": [1.0] * len(self.pose)}
+
 
 def slide(words: LimbWords, action: Posed, name: str, amount: float) -> Posed:
     """An action with a limb moved by a slider.
@@ -103,6 +149,28 @@ def slide(words: LimbWords, action: Posed, name: str, amount: float) -> Posed:
             wanted[limb], pose = then, turned(pose, limb, then)
     others = [limb for limb in LIMBS if limb not in wanted]
     return _said(words, [_kept(words, action, others)], pose, wanted)
+
+
+def limbs_given(first: A, parts: Sequence[tuple[A, Sequence[str]]]) -> list[tuple[A, list[Limb]]]:
+    """Which limbs each of several actions gives, for `compose`.
+
+    Args:
+        first: Gives all limbs that the others do not.
+        parts: The others, and which of `PARTS` each gives.
+
+    Raises:
+        ConfigError: There is no such part, or it is given twice.
+    """
+    taken: dict[Limb, A] = {}
+    for other, named in parts:
+        for part in named:
+            check_choice("part", part, tuple(PARTS))
+            for limb in PARTS[part]:
+                if limb in taken:
+                    raise ConfigError(f"part {part!r} is asked of two actions or twice: name every limb once")
+                taken[limb] = other
+    givers = list({id(giver): giver for giver in (first, *taken.values())}.values())
+    return [(giver, [limb for limb in LIMBS if taken.get(limb, first) is giver]) for giver in givers]
 
 
 def compose(words: LimbWords, parts: Sequence[tuple[Posed, Collection[Limb]]]) -> Posed:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from twinact.errors import DataError, NameTaken
 
+ACTION_SUFFIX, SPACE_SUFFIX = ".action.safetensors", ".space.safetensors"
+"""How the names of files of actions and of action spaces end."""
 # Of this process and of nobody else, so that another run may know and delete what a killed one left.
 _TEMPORARY = re.compile(r"\.twinact-\d+-[0-9a-f]{16}\.tmp")
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)

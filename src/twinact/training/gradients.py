@@ -6,7 +6,7 @@ to rounding.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -152,18 +152,8 @@ def _part(batch: Batch, part: int, parts: int) -> Batch:
     """Every so many-th picture of a batch."""
     if parts == 1:
         return batch
-    chosen = slice(part, None, parts)
-    return Batch(
-        batch.latents[chosen],
-        batch.captions[chosen],
-        batch.partners[chosen],
-        batch.noise[chosen],
-        batch.t[chosen],
-        None if batch.mask is None else batch.mask[chosen],
-        None if batch.numbers is None else batch.numbers[chosen],
-        batch.partner_captions[chosen],
-        batch.progress,
-    )
+    values = {one.name: getattr(batch, one.name) for one in fields(batch) if one.name != "progress"}
+    return replace(batch, **{name: value[part::parts] for name, value in values.items() if value is not None})
 
 
 def _row(parameters: Sequence[nn.Parameter], terms: dict[str, Tensor], share: float) -> Float[Tensor, " n"]:
