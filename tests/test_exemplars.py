@@ -171,6 +171,10 @@ def _small(path: Path) -> None:
     Image.new("RGB", (300, 31)).save(path, format="PNG")
 
 
+def _huge_jpeg(path: Path) -> None:
+    Image.new("L", (9000, 8889)).save(path, format="JPEG")  # 80 001 000 pixels
+
+
 BAD: list[tuple[Callable[[Path], object], str]] = [
     (_truncated, "is broken"),
     (lambda path: path.write_bytes(b""), "is not a PNG, JPEG, WEBP picture"),
@@ -182,6 +186,7 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (_huge, "40 megapixels"),
     (_bomb, "40 megapixels"),
     (_big_bomb, "40 megapixels"),
+    (_huge_jpeg, "9000 × 8889 pixels: .*, and 80 of a JPEG"),
     (_small, "needs 32"),
     (os.mkfifo, "not a regular file"),
 ]
@@ -192,6 +197,31 @@ def test_unusable_pictures_are_refused_by_name(tmp_path: Path, make: Callable[[P
     make(tmp_path / "pic.png")
     with pytest.raises(DataError, match=rf"^exemplar folder '[^\n]*': pic\.png: [^\n]*{told}[^\n]*$"):
         load_exemplars(tmp_path, 64)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_jpegs_of_more_pixels_than_are_kept_are_read_smaller(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = {"save_all": True, "append_images": [Image.new("RGB", (64, 64))]} if kind == "MPO" else {}
+    halves(101, 201).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", kind, quality=95, exif=exif, **more)
+    monkeypatch.setattr(module, "MAX_PIXELS", 101 * 201)
+    assert read_exemplars(tmp_path).images[0].size == (101, 201)
+    monkeypatch.setattr(module, "MAX_PIXELS", 101 * 201 - 1)
+    (image,) = read_exemplars(tmp_path).images
+    assert image.size == (51, 101) and module.upright_size(tmp_path / "a.jpg") == (101, 201)
+    assert near(pixel(image, 0.1, 0.5), RED, 20) and near(pixel(image, 0.9, 0.5), BLUE, 20)
+    monkeypatch.setattr(module, "MAX_JPEG_PIXELS", 101 * 201 - 1)
+    with pytest.raises(DataError, match=r"has 201 × 101 pixels"):
+        read_exemplars(tmp_path)
+
+
+def test_photographs_of_the_largest_phones_are_kept_small(tmp_path: Path) -> None:
+    Image.new("L", (8160, 6144)).save(tmp_path / "a.jpg")
+    (image,) = read_exemplars(tmp_path).images
+    assert (image.mode, image.size) == ("RGB", (4080, 3072))
 
 
 def test_colour_with_16_bits_is_refused(tmp_path: Path) -> None:

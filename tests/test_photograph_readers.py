@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import cbook
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import (
     RTDetrConfig,
     RTDetrForObjectDetection,
@@ -19,6 +19,8 @@ from transformers import (
 from small import vitpose
 from tiny import tiny_sd
 from twinact.backbones import load
+from twinact.data import pictures as pictures_module
+from twinact.data.exemplars import read_exemplars
 from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.readers import FOLDER
 from twinact.readers.blazepose import BlazePoseReader, _Crop, _cut
@@ -270,6 +272,8 @@ def test_keypoint_files_come_before_readers_of_pixels(drawn_model: Path, tmp_pat
     backbone = load(drawn_model)
     pictures = [Image.new("RGB", (32 + i, 64)) for i in range(3)]
     paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
     numbers = [value for i in range(25) for value in (10.0 + i, 20.0 + 7 * (i % 5), 1.0)]
     (tmp_path / "1_keypoints.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": numbers}]}))
     reading = read_photographs(pictures, paths, "auto", backbone)
@@ -287,8 +291,29 @@ def test_a_table_serves_the_pictures_without_files(tmp_path: Path) -> None:
     paths = [tmp_path / "1.png", tmp_path / "2.png"]
     results = [{"image_id": i, "keypoints": points} for i in (1, 2)]
     (tmp_path / "table.json").write_text(json.dumps(results))
-    reading = read_photographs([Image.new("RGB", (300, 300))] * 2, paths, "keypoints")
+    pictures = [Image.new("RGB", (300, 300))] * 2
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    reading = read_photographs(pictures, paths, "keypoints")
     assert [one.people for one in reading.seen] == [1, 1]
+
+
+def test_keypoints_lie_in_the_pixels_of_a_file_that_is_read_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as it lies in the file, 400 wide and 300 high; upright, 300 wide
+    Image.new("RGB", (400, 300)).save(tmp_path / "1.jpg", exif=exif)
+    numbers = [value for i in range(25) for value in (100.0 + i, 200.0 + 7 * (i % 5), 1.0)]
+    (tmp_path / "1_keypoints.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": numbers}]}))
+    wanted = read_keypoints([tmp_path / "1_keypoints.json"], [(300, 400)])
+    monkeypatch.setattr(pictures_module, "MAX_PIXELS", 400 * 300 - 1)
+    (photograph,) = read_exemplars(tmp_path).images
+    assert photograph.size == (150, 200)
+    reading = read_photographs([photograph], [tmp_path / "1.jpg"])
+    assert reading.joints is not None and wanted.joints is not None
+    torch.testing.assert_close(reading.joints, wanted.joints, equal_nan=True)
+    torch.testing.assert_close(reading.boxes, wanted.boxes)
 
 
 def test_limbs_are_drawn_where_they_were_read() -> None:

@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MIN_SIDE_PIXELS = 32
-# Phones take 12 to 50 megapixels, and a decoded megapixel costs 3 MB; larger ones gain nothing at 1024 pixels.
+# A decoded megapixel costs 3 MB, and more of them gain nothing at 1024 pixels.
 MAX_PIXELS = 40_000_000
+# Phones take 12 to 64 megapixels, all as JPEG. The larger ones are decoded at half their width and height, which takes
+# less memory than MAX_PIXELS; but a progressive file keeps up to 6 bytes a pixel of its full size while it is read.
+MAX_JPEG_PIXELS = 80_000_000
+_ALLOWED = (
+    f"at most {MAX_PIXELS // 10**6} megapixels are taken, and {MAX_JPEG_PIXELS // 10**6} of a JPEG; save it smaller"
+)
 MAX_FILE_BYTES = 200_000_000
 
 
@@ -26,10 +32,20 @@ class UnusableError(Exception):
 def read_picture(path: Path) -> tuple[Image.Image, str]:
     """A picture in RGB, laid on white where it is transparent, and the SHA-256 of its file.
 
+    A JPEG of more than `MAX_PIXELS` comes at half its width and height; see `upright_size` for those of its file.
+
     Raises:
         UnusableError: It cannot be used.
     """
     return _read(path, _on_white)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height that the file of a picture has once it is upright, as keypoints in pixels count them."""
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if on_its_side else (width, height)
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> tuple[Image.Image, str]:
@@ -96,7 +112,7 @@ def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> tuple[Im
     except UnusableError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UnusableError(f"has more than {MAX_PIXELS // 10**6} megapixels; save it smaller") from error
+        raise UnusableError(f"has too many pixels: {_ALLOWED}") from error
     except UnidentifiedImageError as error:
         raise UnusableError(f"is not a {', '.join(FORMATS)} picture; convert or delete it") from error
     except Exception as error:  # decoders meet damaged data with errors of every kind
@@ -107,10 +123,9 @@ def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> tuple[Im
 def _decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UnusableError(
-                f"has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} megapixels; save it smaller"
-            )
+        jpeg = image.format in ("JPEG", "MPO")
+        if width * height > (MAX_JPEG_PIXELS if jpeg else MAX_PIXELS):
+            raise UnusableError(f"has {width} × {height} pixels: {_ALLOWED}")
         if min(width, height) < MIN_SIDE_PIXELS:
             raise UnusableError(f"has {width} × {height} pixels; the shorter side needs {MIN_SIDE_PIXELS} or more")
         # MPO is a JPEG that phones append a preview or depth map to; its first frame is the photograph.
@@ -120,6 +135,8 @@ def _decode(data: bytes) -> Image.Image:
         # Byte 24 of a PNG is its bit depth. Pillow opens 16-bit colour as 8-bit and clips 16-bit grey.
         if image.format == "PNG" and data[24] == 16:
             raise UnusableError("has 16 bits a channel; save it with 8")
+        if width * height > MAX_PIXELS:  # not for smaller ones: what is learned from these stays the same to the bit
+            image.draft(None, (width // 2, height // 2))
         return ImageOps.exif_transpose(image)
 
 

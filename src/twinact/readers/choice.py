@@ -10,6 +10,7 @@ from PIL import Image
 
 from twinact.configs.methods import READERS
 from twinact.configs.settings import check_choice
+from twinact.data.pictures import upright_size
 from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.readers import load_action_encoder
 from twinact.readers.body import JOINTS, SEGMENTS
@@ -140,11 +141,10 @@ def read_photographs(
 
     if name not in ("auto", "keypoints"):
         return others(range(len(pictures)))
-    return _from_files(pictures, paths, person, others)
+    return _from_files(paths, person, others)
 
 
 def _from_files(
-    pictures: Sequence[Image.Image],
     paths: Sequence[Path],
     person: int,
     others: Callable[[Sequence[int]], PoseReading],
@@ -152,17 +152,19 @@ def _from_files(
     """Readings from keypoint files, and by `others` for the pictures that have none."""
     from twinact.readers.keypoint_files import keypoint_file, read_keypoints, read_table, table_of
 
-    sizes = [one.size for one in pictures]
+    def sizes(which: Sequence[int]) -> list[tuple[int, int]]:
+        return [upright_size(paths[i]) for i in which]  # pictures may be smaller than their files
+
     files = [keypoint_file(path) for path in paths]
     tables = {folder: table_of(folder) for folder in {path.parent for path in paths}} if None in files else {}
     parts: list[tuple[list[int], PoseReading]] = []
     if own := [i for i, file in enumerate(files) if file is not None]:
         mine = [file for file in files if file is not None]
-        parts.append((own, read_keypoints(mine, [sizes[i] for i in own], person)))
+        parts.append((own, read_keypoints(mine, sizes(own), person)))
     for folder, table in tables.items():
         inside = [i for i, path in enumerate(paths) if path.parent == folder and files[i] is None]
         if table is not None:
-            reading = read_table(table, [paths[i] for i in inside], [sizes[i] for i in inside], person)
+            reading = read_table(table, [paths[i] for i in inside], sizes(inside), person)
             parts.append((inside, reading))
     if rest := sorted(set(range(len(paths))) - {i for which, _ in parts for i in which}):
         parts.append((rest, others(rest)))
