@@ -1,17 +1,21 @@
 """Runs that the page starts: what their folders say, and what becomes of them when they are stopped."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from small import exemplars_in
+from twinact.app.exemplars import Checked
 from twinact.app.folder import WorkFolder
 from twinact.app.run_state import SAID, RunState
 from twinact.app.runs import RECORD, Runs
+from twinact.app.studio import Studio
 from twinact.errors import ConfigError, DataError
 
 GONE = {"command": ["learn"], "asked": 1.0, "pid": 2**22 - 1, "created": 1.0, "stopped": False}
@@ -123,3 +127,24 @@ def wait(what: Callable[[], bool], seconds: float = 120) -> None:
     while not what():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.2)
+
+
+def test_a_run_is_kept_before_the_model_is_used(folder: WorkFolder) -> None:
+    learn = pytest.importorskip("twinact.app.tabs.learn", reason="the extra app is not installed", exc_type=ImportError)
+    gradio, common = pytest.importorskip("gradio"), pytest.importorskip("twinact.app.tabs.common")
+    own = psutil.Process()
+    recorded(folder, pid=own.pid, created=own.create_time())  # at work, so that the next one waits
+    runs = Runs(folder, "nano")
+    # Whoever uses this model fails: as if somebody else used it until the server was killed.
+    page = common.Page(folder, Studio(folder, str(folder.root / "no-model")), runs, folder.root)
+
+    async def built() -> Any:  # gradio makes an event loop where none runs, and leaves it open
+        with gradio.Blocks() as blocks:
+            learn.build(page)
+        return blocks
+
+    begin = next(one.fn for one in asyncio.run(built()).fns.values() if one.name == "begin")
+    exemplars_in(folder.root / "draft")
+    begin(Checked(folder.root / "draft", ()), [], "kick", [["steps", "3", ""]])
+    assert Runs(folder, "nano").state("kick").phase == "waiting"
+    assert len(list(folder.exemplars("kick").glob("*.png"))) == len(list((folder.root / "draft").glob("*.png")))

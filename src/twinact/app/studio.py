@@ -1,13 +1,17 @@
 """The model of the page: opened once, used by one at a time, for reading, learning at once and drawing."""
 
+import contextvars
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from twinact import PLACEHOLDER
 from twinact.action import Action
@@ -28,6 +32,7 @@ from twinact.readers.choice import read_photographs
 from twinact.readers.common import common_pose
 from twinact.sample import generate
 from twinact.space import ActionSpace
+from twinact.space.ordering import energy_let_in, shipped_words
 
 MAX_PICTURES = 64
 """That are drawn at one press of a button."""
@@ -37,6 +42,7 @@ _OF_START = ("clauses", "person", "reader", "seed", "slots", "start")
 _AT_ONCE = 4  # pictures, so that progress is seen
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,9 @@ class Studio:
 
     def __init__(self, folder: WorkFolder, model: str) -> None:
         self.folder, self.model = folder, model
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # held while something is opened
+        # Every thread that has ever used the model keeps some of its memory, and a page has dozens of threads.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._backbone: Backbone | None = None
         self._space: ActionSpace | None = None
 
@@ -102,10 +110,21 @@ class Studio:
         """Whether an action is learned in about a second, since the model says early which pose it means."""
         return intended_pose(self.backbone, self.space.poses) is not None
 
+    def let_in(self) -> tuple[Float[Tensor, "s r"], Float[Tensor, "s r"]]:
+        """What the first components of the space keep of its phrases, and let in of words that are no actions.
+
+        See `twinact.space.ordering.energy_let_in`.
+
+        Raises:
+            DataError: The model spells all of these words in pieces.
+        """
+        tables = self.backbone.token_tables()
+        return energy_let_in(self.space, tables, shipped_words(tables))
+
     def check(self, folder: Path, reader: str = "auto", person: int = 1) -> Checked:
         """Exemplars as `twinact.app.exemplars.check` sees them."""
-        with self._lock:
-            return check(folder, self.backbone, reader, person)
+        backbone = self.backbone
+        return self._in_turn(lambda: check(folder, backbone, reader, person))
 
     def learn_at_once(self, name: str, given: Mapping[str, Any], tell: Callable[[str], None]) -> Action:
         """The action that phrases come nearest to, as ``twinact learn --steps 0`` makes it, in a run folder of its own.
@@ -123,8 +142,8 @@ class Studio:
             run_dir=self.folder.run(name + AT_ONCE),
             model=self.model,
         )
-        with self._lock:
-            return run_job(job, backbone=self.backbone, tell=tell).action
+        backbone = self.backbone
+        return self._in_turn(lambda: run_job(job, backbone=backbone, tell=tell).action)
 
     def load(self, label: str) -> Action:
         """One of the folder's actions."""
@@ -148,9 +167,10 @@ class Studio:
         if action is not None:
             action.check(model_id=self.backbone.model_id)
         words = [prompt if action is not None else said(prompt, sheet.words or "") for prompt, _ in shots]
-        with self._lock:
-            return generate(
-                self.backbone,
+        backbone = self.backbone
+        return self._in_turn(
+            lambda: generate(
+                backbone,
                 words,
                 None if action is None or not action.vectors else {PLACEHOLDER: action.vectors},
                 loras=[] if action is None else [scaled(action.lora, sheet.lora_weight)],
@@ -161,6 +181,7 @@ class Studio:
                 batch_size=_AT_ONCE,
                 progress=progress,
             )
+        )
 
     def phrases_like(self, picture: Image.Image, path: Path, count: int = 8) -> list[tuple[str, float]]:
         """The phrases that look most like what a picture shows, with the expected distance of each, nearest first.
@@ -172,12 +193,17 @@ class Studio:
         poses = self.space.poses
         if poses is None:
             raise DataError("this model's action space holds no poses of its phrases; give one that has them")
-        with self._lock:
-            common = common_pose(read_photographs([picture], [path], "auto", self.backbone))
+        backbone = self.backbone
+        common = common_pose(self._in_turn(lambda: read_photographs([picture], [path], "auto", backbone)))
         if not bool(common.weights.any()):
             raise DataError("nobody is seen in this picture; give one that shows the whole body")
         found = poses.nearest(*common.rows, 1, count)
         return [(self.space.phrases[numbers[0]], distance) for numbers, distance in found]
+
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        """What work with the model gives, in the model's thread; not to be called there."""
+        context = contextvars.copy_context()  # gradio finds by it whose progress is told
+        return self._thread.submit(context.run, work).result()
 
     def command(self, sheet: Sheet, label: str) -> str:
         """The command that draws a sheet with one of the folder's actions."""

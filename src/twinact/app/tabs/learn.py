@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ _PHASES = {
 
 def build(page: Page) -> None:
     """The widgets of the tab, and what they call."""
-    draft = gr.State(None)
+    draft, asked = gr.State(None), gr.State(None)
     shown = gr.State((None, -1))
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -120,7 +119,8 @@ def build(page: Page) -> None:
         return (*_shown(as_set(folder, values)), page.folder.free_name(wanted))
 
     @told
-    def begin(checked: Checked | None, texts: list[list[str]], wanted: str, values: list[list[str]]) -> Iterator[Any]:
+    def begin(checked: Checked | None, texts: list[list[str]], wanted: str, values: list[list[str]]) -> tuple[Any, ...]:
+        """Keep the exemplars and ask for the run, without the model: what is asked for outlives the page."""
         if checked is None or checked.problems:
             raise DataError("there is nothing to learn from yet; give pictures that can be used, or choose an example")
         check_name(wanted)
@@ -130,15 +130,19 @@ def build(page: Page) -> None:
         given = settings.given(values)
         check_settings(wanted, given)
         keep(checked.folder, page.folder.exemplars(wanted), {str(file): str(text) for file, text, *_ in texts})
-        if page.studio.quick and given.get("method", TwinActConfig.name) == TwinActConfig.name:
-            heard: list[str] = []
-            action = page.studio.learn_at_once(wanted, given, heard.append)
-            pictures = page.studio.draw(_FIRST, action)
-            drawn = figures(list(zip(pictures, _FIRST.prompts, strict=True)), "At once: the nearest phrases", "12rem")
-            more = hints(*(f"{one}." for one in heard), f"Draw and Mix have it as {wanted}{AT_ONCE}.")
-            yield drawn + more, gr.skip(), gr.skip()
         page.runs.submit(wanted, given)
-        yield gr.skip(), gr.Dropdown(choices=page.folder.runs(), value=wanted), gr.Column(visible=True)
+        return (wanted, given), "", gr.Dropdown(choices=page.folder.runs(), value=wanted), gr.Column(visible=True)
+
+    @told
+    def look_first(asked: tuple[str, dict[str, Any]]) -> str:
+        name, given = asked
+        if given.get("method", TwinActConfig.name) != TwinActConfig.name or not page.studio.quick:
+            return ""
+        heard: list[str] = []
+        action = page.studio.learn_at_once(name, given, heard.append)
+        pictures = page.studio.draw(_FIRST, action)
+        drawn = figures(list(zip(pictures, _FIRST.prompts, strict=True)), "At once: the nearest phrases", "12rem")
+        return drawn + hints(*(f"{one}." for one in heard), f"Draw and Mix have it as {name}{AT_ONCE}.")
 
     @told
     def look(chosen: str | None, before: tuple[str | None, int]) -> tuple[Any, ...]:
@@ -163,7 +167,9 @@ def build(page: Page) -> None:
     files.change(taken, [files, table], [draft, tiles, captions], **MODEL)
     example.change(shipped, [example, table], [draft, tiles, captions, name], **MODEL)
     table.input(reread, [draft, table], [draft, tiles], **MODEL)
-    learn.click(begin, [draft, captions, name, table], [first, run, refined], **MODEL)
+    # Names are taken by one at a time, and nobody waits for the model to take one.
+    taking = learn.click(begin, [draft, captions, name, table], [asked, first, run, refined], concurrency_limit=1)
+    taking.success(look_first, asked, first, **MODEL)
     watched = [status, losses, previews, command, shown]
     for happening in (gr.Timer(2.0).tick, run.change):
         happening(look, [run, shown], watched, show_progress="hidden", trigger_mode="always_last")
