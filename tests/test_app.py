@@ -6,6 +6,7 @@ import re
 import shlex
 import socket
 import sys
+import threading
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,21 @@ def test_what_the_page_draws_and_what_its_command_draws_have_the_same_bits(
         studio.draw(Sheet(("a fox <act>",), seeds=tuple(range(65))), None)
 
 
+def test_whoever_asks_the_model_works_in_one_thread(tmp_path: Path) -> None:
+    studio = Studio(WorkFolder(tmp_path), "nano")
+    seen: set[threading.Thread] = set()
+
+    def draw() -> None:
+        studio.draw(Sheet(("a fox <act>",), steps=1), None, lambda *_: seen.add(threading.current_thread()))
+
+    askers = [threading.Thread(target=draw) for _ in range(3)]
+    for one in askers:
+        one.start()
+    for one in askers:
+        one.join()
+    assert len(seen) == 1
+
+
 def test_a_renewed_chooser_leaves_what_is_chosen_alone(tmp_path: Path, two: dict[str, Action]) -> None:
     common = pytest.importorskip(
         "twinact.app.tabs.common", reason="the extra app is not installed", exc_type=ImportError
@@ -358,6 +374,23 @@ def test_a_stick_figure_shows_the_limbs_where_they_point(phrases: ActionSpace) -
         (left_arm,) = re.findall(r'points="([^"]*)" style="stroke:#ff9f1c"', drawn)[:1]
         heights[phrase] = float(left_arm.split()[-1].split(",")[1])
     assert heights["arms overhead"] < -1.5 < -0.5 < heights["touching the toes"]
+
+
+def test_leaks_against_rank_are_told_of_the_model_at_hand(tmp_path: Path, model: Path) -> None:
+    tab = pytest.importorskip("twinact.app.tabs.space", reason="the extra app is not installed", exc_type=ImportError)
+    common = pytest.importorskip("twinact.app.tabs.common")
+    folder = WorkFolder(tmp_path)
+    told = {}
+    for name in ("nano", str(model)):
+        studio = Studio(folder, name)
+        kept, others = (share.mean(dim=0) for share in studio.let_in())
+        assert len(kept) == studio.space.rank and bool((others.diff() >= 0).all())
+        told[name] = tab._leaks(common.Page(folder, studio, Runs(folder, name), tmp_path))
+        rank = min(16, studio.space.rank)
+        shares = f"keep {kept[rank - 1]:.0%} of the phrases&#x27; variance and let in {others[rank - 1]:.0%} of"
+        assert f"The first {rank} {shares}" in told[name] and "data:image/png;base64," in told[name]
+    # The figures of docs/space.md.
+    assert "keep 67% of the phrases&#x27; variance and let in 25% of" in told["nano"]
 
 
 def test_pictures_of_limbs_have_the_sizes_of_the_page(tmp_path: Path) -> None:

@@ -184,6 +184,17 @@ def test_phrases_are_found_and_an_action_lies_among_them(page: Any) -> None:
     assert page.locator(".phrase-map .star").count() >= 1 and page.locator(".cards svg.stick").count() >= 3
 
 
+def test_leaks_against_rank_are_drawn_when_they_are_asked_for(page: Any) -> None:
+    open_tab(page, "Space")
+    page.locator("svg.phrase-map").wait_for()
+    assert page.locator(".plots img").count() == 0
+    page.get_by_role("button", name=re.compile("Variance and leaks by component")).click()
+    page.get_by_text("How to read the curve").wait_for()
+    assert page.locator(".plots img").count() == 2
+    loaded = "all => all.every(one => one.complete && one.naturalWidth > 300)"
+    assert page.locator(".plots img").evaluate_all(loaded)
+
+
 def test_reports_are_shown_apart_from_the_page(page: Any) -> None:
     open_tab(page, "Compare")
     frame = page.locator("iframe.report")

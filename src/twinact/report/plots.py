@@ -1,8 +1,11 @@
-"""Plots an action space as PNG files: its variance by component, and a map of its phrases."""
+"""Plots an action space as PNG files: variance and leaks by component, and a map of its phrases."""
 
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
 
 from twinact.action import Action
 from twinact.errors import MissingDependency
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")  # Paul Tol's bright scheme
 _MAX_LABELS = 60
+_RANKS = (4, 8, 16, 32, 64, 128, 256)  # numbers of components that stand beside a curve
 
 
 def scree_png(space: ActionSpace) -> bytes:
@@ -32,6 +36,35 @@ def scree_png(space: ActionSpace) -> bytes:
     axes.set_title(f"Action space of {len(space.phrases)} phrases on {space.model_id}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def leaks_png(curves: Mapping[str, tuple[Float[Tensor, "s r"], Float[Tensor, "s r"]]]) -> bytes:
+    """Leaks against rank: what the first components let in of other words, over what they keep of the phrases.
+
+    Args:
+        curves: Label to both shares in [0, 1], as `twinact.space.ordering.energy_let_in` gives them; their mean over
+            the slots is drawn.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    figure = _figure(5.2, 3.6)
+    axes = figure.add_subplot()
+    highest = 0.0
+    for (label, shares), colour in zip(curves.items(), _COLOURS, strict=False):
+        kept, others = (share.mean(dim=0).tolist() for share in shares)
+        axes.plot([0.0, *kept], [0.0, *others], color=colour, label=label)
+        for rank in (rank for rank in _RANKS if rank <= len(kept)):
+            place = (kept[rank - 1], others[rank - 1])
+            axes.plot(*place, "k.", markersize=4)
+            axes.annotate(str(rank), place, fontsize=7, xytext=(3, -8), textcoords="offset points")
+        highest = max(highest, others[-1])
+    axes.set(xlabel="phrases' variance kept", ylabel="other words' energy let in", xlim=(0, 1.02))
+    axes.set(ylim=(0, min(1.02, 1.15 * highest + 0.02)))
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
     return _png(figure)
 
 

@@ -7,17 +7,18 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from twinact.app.tabs.common import MODEL, Page, told
+from twinact.app.tabs.common import MODEL, Page, hints, told
 from twinact.data.pictures import UnusableError, read_picture
 from twinact.errors import DataError
 from twinact.phrases import load_phrases
 from twinact.report.page import data_url
 from twinact.report.phrase_map import map_svg, stick_svg
 from twinact.report.plane import phrase_plane
-from twinact.report.plots import scree_png
+from twinact.report.plots import leaks_png, scree_png
 from twinact.space.limbs import SEGMENTS
 
 _MOST_CARDS = 12
+_TOLD_RANK = 16  # components of which a sentence says what they hold
 # Wheel and drag, on the map alone: a map of hundreds of phrases is read in parts.
 _ZOOM = """
 let drag = null;
@@ -50,8 +51,8 @@ def build(page: Page) -> None:
         photograph = gr.UploadButton("Look up a picture", file_types=["image"], scale=1, min_width=150)
     chart = gr.HTML(js_on_load=_ZOOM, elem_classes="map")
     near = gr.HTML()
-    with gr.Accordion("Variance by component", open=False):
-        scree = gr.HTML()
+    with gr.Accordion("Variance and leaks by component", open=False) as by_component:
+        components = gr.HTML()
 
     @told
     def shown(text: str, chosen: str | None) -> tuple[Any, Any]:
@@ -79,16 +80,37 @@ def build(page: Page) -> None:
         return _map(page, [phrase for phrase, _ in like], None), _cards(page, "Phrases that look most like it", like)
 
     @told
-    def variance() -> Any:
-        return (
-            f"<img class='scree' alt='share of variance by component' src='{data_url(scree_png(page.studio.space))}'>"
-        )
+    def held() -> str:
+        scree = _plot("share of variance by component", scree_png(page.studio.space))
+        return f"<div class='plots'>{scree}{_leaks(page)}</div>"
 
     for happening in (search.change, label.change):
         happening(shown, [search, label], [chart, near], show_progress="hidden", trigger_mode="always_last")
     photograph.upload(looked_up, photograph, [chart, near], **MODEL)
     page.on_load.append((shown, [search, label], [chart, near]))
-    page.on_load.append((variance, [], [scree]))
+    by_component.expand(held, None, components)
+
+
+def _plot(what: str, png: bytes) -> str:
+    return f"<img alt='{escape(what)}' src='{data_url(png)}'>"
+
+
+def _leaks(page: Page) -> str:
+    """Leaks against rank and how to read them, or why that is not known of this model."""
+    try:
+        curves = page.studio.let_in()
+    except DataError:
+        return hints("What the space lets in of other words is not known: this model spells all of them in pieces.")
+    rank = min(_TOLD_RANK, page.studio.space.rank)
+    kept, others = (float(share[:, rank - 1].mean()) for share in curves)
+    told_of = (
+        "How to read the curve: its points are the first 1, 2, 3 and more components. Further right, they keep more of "
+        "what tells phrases apart. Higher up, they let in more of words that are no actions, such as actors, places "
+        f"and things, which learning by denoising may then pick up. The first {rank} keep {kept:.0%} of the phrases' "
+        f"variance and let in {others:.0%} of the other words' energy; with the setting rank {rank}, an action is "
+        "learned in these alone."
+    )
+    return f"<div>{_plot('leaks against rank', leaks_png({page.studio.model: curves}))}{hints(told_of)}</div>"
 
 
 def _map(page: Page, found: list[str], chosen: str | None) -> str:
