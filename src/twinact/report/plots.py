@@ -33,7 +33,7 @@ def scree_png(space: ActionSpace) -> bytes:
         label = f"slot {slot}: {distinct} distinct groups, {rank} components"
         axes.plot(range(len(shares)), shares, color=_COLOURS[slot % len(_COLOURS)], label=label)
     axes.set(xlabel="components", ylabel="share of variance", ylim=(0, 1.02), xlim=(0, None))
-    axes.set_title(f"Action space of {len(space.phrases)} phrases on {space.model_id}")
+    axes.set_title(f"Action space of {len(space.phrases)} phrases on {space.model_id.partition('@')[0]}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _png(figure)
@@ -100,7 +100,7 @@ def map_png(
             axes.scatter([x], [y], s=140, marker="*", color="black", zorder=3)
             axes.annotate(_plain(label), (x, y), fontsize=10, fontweight="bold", zorder=3)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(f"{len(space.phrases)} phrases on {space.model_id}")
+    axes.set_title(f"{len(space.phrases)} phrases on {space.model_id.partition('@')[0]}")
     if headings:
         axes.legend(loc="best")
     return _png(figure)
