@@ -149,9 +149,9 @@ class Server:
         raise ServerStopped
 
     def resident(self) -> int | None:
-        """Bytes of memory that the process holds, without what it has started; None while there is none."""
+        """Bytes of memory that the process holds, without what it has started; None while the page is not served."""
         try:
-            return psutil.Process(self._process.pid).memory_info().rss if self._process else None
+            return psutil.Process(self._process.pid).memory_info().rss if self._process and self._up.is_set() else None
         except psutil.NoSuchProcess:
             return None
 
