@@ -82,7 +82,6 @@ async def _space(view: Page) -> None:
 
 
 async def _compare(view: Page) -> None:
-    await view.reload()  # reports that were written since are found then
     await view.get_by_role("tab", name="Compare", exact=True).click()
     await view.frame_locator("iframe.report").get_by_text("learned from").first.wait_for()
 

@@ -195,8 +195,11 @@ def test_leaks_against_rank_are_drawn_when_they_are_asked_for(page: Any) -> None
     assert page.locator(".plots img").evaluate_all(loaded)
 
 
-def test_reports_are_shown_apart_from_the_page(page: Any) -> None:
+def test_reports_are_shown_apart_from_the_page(page: Any, studio: Path) -> None:
+    (studio / "later").mkdir(exist_ok=True)  # written since the page was opened
+    shutil.copyfile(studio / "runs/shot/report.html", studio / "later/report.html")
     open_tab(page, "Compare")
+    playwright.expect(page.get_by_label("Report", exact=True)).to_have_value("later/report.html")
     frame = page.locator("iframe.report")
     frame.wait_for()
     assert frame.get_attribute("sandbox") == ""

@@ -7,7 +7,7 @@ from importlib import resources
 import gradio as gr
 
 from twinact.app.tabs import compare, draw, learn, mix, space
-from twinact.app.tabs.common import MODEL, Page, told
+from twinact.app.tabs.common import Page, told
 
 TABS: dict[str, Callable[[Page], None]] = {
     "Learn": learn.build,
@@ -42,10 +42,10 @@ def build(page: Page) -> gr.Blocks:
             boxes,
             show_progress="hidden",
         )
-        for function, inputs, outputs in page.on_load:
-            blocks.load(function, inputs, outputs, show_progress="hidden")
-        for name, (function, inputs, outputs) in page.on_show.items():
-            tabs[name].select(function, inputs, outputs, show_progress="hidden", **MODEL)
+        openings = [(blocks.load, call) for call in page.on_load]
+        openings += [(tabs[name].select, call) for name, call in page.on_show.items()]
+        for opened, call in openings:
+            opened(call.function, call.inputs, call.outputs, show_progress="hidden", **call.options)
     return blocks.queue(api_open=False, max_size=100, default_concurrency_limit=4)
 
 

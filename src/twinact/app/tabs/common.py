@@ -2,13 +2,13 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from inspect import isgeneratorfunction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image
@@ -24,7 +24,13 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """Of events that use the model: they wait in one queue."""
 
 
-Call = tuple[Callable[..., Any], list[Any], list[Any]]
+class Call(NamedTuple):
+    """What is called when something is opened, with options for gradio."""
+
+    function: Callable[..., Any]
+    inputs: list[Any]
+    outputs: list[Any]
+    options: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Page:
         folder, studio, runs: See their classes.
         drafts: Folder of what is uploaded until it is learned from.
         choosers: Dropdowns of actions, with whether an empty choice is offered; a tab adds its own.
-        on_load: What is called when a browser opens the page: function, inputs and outputs.
-        on_show: The same of a tab, by the tab's name.
+        on_load: What is called when a browser opens the page.
+        on_show: What is called when it opens a tab, by the tab's name.
     """
 
     folder: WorkFolder

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from twinact.app.tabs.common import Page, told
+from twinact.app.tabs.common import Call, Page, told
 
 _NONE = (
     "<p class='hint'>There is no report in this folder yet. <code>twinact demo</code> writes one in a few minutes, and "
@@ -34,4 +34,4 @@ def build(page: Page) -> None:
         return f"<iframe class='report' sandbox src='{source}' title='report {escape(chosen)}'></iframe>"
 
     report.change(shown, report, frame, show_progress="hidden")
-    page.on_load.append((listed, [report], [report, frame]))
+    page.on_show["Compare"] = Call(listed, [report], [report, frame])

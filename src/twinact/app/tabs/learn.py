@@ -15,7 +15,7 @@ from twinact.app.folder import AT_ONCE
 from twinact.app.run_state import RunState
 from twinact.app.runs import check_settings
 from twinact.app.studio import QUICK_STEPS, Sheet
-from twinact.app.tabs.common import MODEL, Page, command_box, figures, hints, told
+from twinact.app.tabs.common import MODEL, Call, Page, command_box, figures, hints, told
 from twinact.bench.examples import examples
 from twinact.configs import TwinActConfig, check_name
 from twinact.errors import DataError
@@ -175,7 +175,7 @@ def build(page: Page) -> None:
         happening(look, [run, shown], watched, show_progress="hidden", trigger_mode="always_last")
     stop.click(told(page.runs.stop), run, None).then(look, [run, shown], watched)
     go_on.click(told(page.runs.go_on), run, None).then(look, [run, shown], watched)
-    page.on_load.append((listed, [], [run, refined]))
+    page.on_load.append(Call(listed, [], [run, refined]))
 
 
 def _new_draft(page: Page) -> Path:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from twinact.app.mixing import Mix, commands
 from twinact.app.studio import QUICK_STEPS, Sheet
-from twinact.app.tabs.common import MODEL, Page, command_box, told
+from twinact.app.tabs.common import MODEL, Call, Page, command_box, told
 from twinact.configs import MAX_SEED, check_name
 from twinact.errors import DataError
 from twinact.runs.folder import PREVIEW_PROMPTS
@@ -117,7 +117,7 @@ def build(page: Page) -> None:
     shown = [was, now, remark, command, before]
     changes = [one.change for one in (*given, prompt, seed, steps)]
     gr.on(changes, drawn, looks, shown, trigger_mode="always_last", show_progress="minimal", **MODEL)
-    page.on_show["Mix"] = (drawn, looks, shown)
+    page.on_show["Mix"] = Call(drawn, looks, shown, MODEL)
     neutral = [0.0] * len(sliders)
     reset.click(lambda: (None, 0.5, None, "", *neutral), None, [toward, amount, other, part, *sliders.values()])
     save.click(saved, [wanted, *given], [remark, command, wanted], **MODEL).then(

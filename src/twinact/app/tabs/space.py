@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from twinact.app.tabs.common import MODEL, Page, hints, told
+from twinact.app.tabs.common import MODEL, Call, Page, hints, told
 from twinact.data.pictures import UnusableError, read_picture
 from twinact.errors import DataError
 from twinact.phrases import load_phrases
@@ -87,7 +87,7 @@ def build(page: Page) -> None:
     for happening in (search.change, label.change):
         happening(shown, [search, label], [chart, near], show_progress="hidden", trigger_mode="always_last")
     photograph.upload(looked_up, photograph, [chart, near], **MODEL)
-    page.on_load.append((shown, [search, label], [chart, near]))
+    page.on_load.append(Call(shown, [search, label], [chart, near]))
     by_component.expand(held, None, components)
 
 
