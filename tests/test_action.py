@@ -7,6 +7,7 @@ import torch
 
 from test_space import PHRASES, tables
 from twinact.action import FORMAT_VERSION, Action
+from twinact.backbones.token_lora import TokenLora
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.export import trigger
 from twinact.space import ActionSpace
@@ -220,6 +221,34 @@ def test_lora_travels_but_is_not_combined(space, tmp_path):
     assert torch.equal(loaded.lora["unet.to_q.lora_A.weight"], torch.ones(2, 3))
     with pytest.raises(ConfigError, match="carries a LoRA"):
         random(space, 1).combined(space, [action])
+
+
+def test_a_lora_for_its_own_tokens_stays_one(space, tmp_path):
+    weights = {"unet.to_k.lora_A.weight": torch.ones(2, 3)}
+    action = replace(random(space, 0), lora=TokenLora(weights))
+    assert isinstance(action.adjusted(space, (0, 0), 1.0).lora, TokenLora)
+    path = action.save(tmp_path / "a.action.safetensors")
+    loaded = Action.load(path)
+    assert isinstance(loaded.lora, TokenLora) and torch.equal(
+        *(one.lora[next(iter(weights))] for one in (action, loaded))
+    )
+    tensors, header = read_safetensors(path, "action", 2)
+    write_safetensors(path, {**tensors, "lora.unet.to_k.lora_A.weight": torch.ones(2, 3)}, header)
+    with pytest.raises(CheckpointError, match="it holds two LoRAs"):
+        Action.load(path)
+
+
+def test_vectors_for_layers_and_times_are_kept(space, tmp_path):
+    for leading in ((7,), (16, 7)):
+        action = Action("leap", [torch.randn(*leading, 2, 32), torch.randn(*leading, 2, 40)], "tiny@1")
+        loaded = Action.load(action.save(tmp_path / "a.action.safetensors"))
+        assert all(map(torch.equal, loaded.vectors, action.vectors))
+        assert loaded.by_layer and loaded.slots == 2 and not random(space, 0).by_layer
+    for shapes in (((7, 2, 32), (2, 40)), ((7, 2, 32), (6, 2, 40)), ((2, 16, 7, 2, 32),), ((7, 0, 32),)):
+        with pytest.raises(ConfigError, match="vectors of action 'leap' have shapes"):
+            Action("leap", [torch.zeros(shape) for shape in shapes], "tiny@1")
+    with pytest.raises(ConfigError, match="vectors of action 'leap' have shapes"):
+        replace(random(space, 0), name="leap", vectors=[own[None] for own in random(space, 0).vectors])
 
 
 def test_explaining_names_phrase_component_and_distance(space):

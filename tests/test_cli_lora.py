@@ -1,6 +1,7 @@
 """The command line with LoRAs and customised actors, from learning to the files of other tools and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tiny import tiny_flux
 from twinact import lora
 from twinact.action import Action
 from twinact.backbones import model_id
+from twinact.backbones.token_lora import TokenLora
 
 
 def made(*arguments: str | Path) -> list[Path]:
@@ -117,6 +119,36 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
     assert draw(learned, model, "a robot <act>")[0] == draw(
         Path("back.action.safetensors"), model, "a robot <act>"
     )[0]  # fmt: skip
+
+
+def test_loras_for_their_own_tokens_are_drawn_side_by_side_and_not_exported(
+    learned: Path, model: Path, tmp_path: Path
+) -> None:
+    action, generator = Action.load(learned), torch.Generator().manual_seed(4)
+    files = []
+    for name in ("leap", "wave"):
+        weights = {
+            key: torch.randn(weight.shape, generator=generator) if key.endswith(lora.UP) else weight
+            for key, weight in lora.fresh(backbone_of("sd"), 2, 0).items()
+            if "attn2.to_k" in key or "attn2.to_v" in key
+        }
+        own = Action(name, action.vectors, action.model_id, lora=TokenLora(weights))
+        files.append(own.save(tmp_path / f"{name}.action.safetensors"))
+
+    def together(*actions: Path) -> bytes:
+        prompt = ("--prompt", "a cat <leap> and a dog <wave>", "--steps", "1")
+        (path,) = made("generate", *actions, "--model", model, *prompt)
+        with Image.open(path) as picture:
+            return picture.tobytes()
+
+    drawn = together(*files)
+    assert drawn == together(*reversed(files))
+    # Both have the same vectors: what differs is whose LoRA acts at which of them.
+    for name, other in (("leap", files[1]), ("wave", files[0])):
+        replace(Action.load(other), name=name).save(tmp_path / "swapped" / f"{name}.action.safetensors")
+    assert drawn != together(*(tmp_path / "swapped").iterdir())
+    assert "other tools let a LoRA act everywhere" in refused("export", files[0], "--model", model, code=2)
+    assert not (tmp_path / "exports").exists()
 
 
 def test_export_says_which_tools_have_no_words_for_t5(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from small import small_space
 from tiny import MAX_LENGTH
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.token_lora import TokenLora
 from twinact.space import ActionSpace
 from twinact.space.sliders import SLIDERS
 
@@ -210,6 +211,12 @@ def test_what_cannot_be_is_told(nodes: ModuleType, tmp_path: Path) -> None:
     assert "not in models/twinact" in load.VALIDATE_INPUTS("gone.action.safetensors")
     assert "is not in ComfyUI's folder" in load.VALIDATE_INPUTS("../../leap.action.safetensors")
     assert load.INPUT_TYPES()["required"]["file"] == (["leap.action.safetensors"],)
+    vectors = action.vectors[0]
+    keep(Action("layers", [vectors.expand(4, -1, -1)], action.model_id), None, tmp_path)
+    keep(Action("tokens", [vectors], action.model_id, lora=TokenLora({"x": vectors})), None, tmp_path)
+    for name in ("layers", "tokens"):
+        with pytest.raises(ValueError, match=f"action '{name}' acts on single layers of the model"):
+            run(nodes, "TwinActLoad", file=f"{name}.action.safetensors")
     before = load.IS_CHANGED("leap.action.safetensors")
     alone = run(nodes, "TwinActLoad", file="leap.action.safetensors")
     with pytest.raises(ValueError, match=r"put the file phrases\.space\.safetensors"):

@@ -6,20 +6,25 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from families import FAMILIES, backbone_of
+from families import BASES, FAMILIES, backbone_of, pixels
 from small import small_space
 from tiny import tiny_flux
 from twinact import PLACEHOLDER
+from twinact.action import Action
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.cross_attention import TIMES
 from twinact.backbones.flux import Flux
+from twinact.backbones.token_lora import TokenLora
 from twinact.configs import METHODS, LearnConfig
 from twinact.data.exemplars import Exemplars
 from twinact.errors import ConfigError
+from twinact.export import export_embedding, export_lora
 from twinact.lora import UP
 from twinact.methods import Batch, make_method
 from twinact.methods.adi import action_numbers
@@ -270,6 +275,107 @@ def test_published_twinact_adds_to_a_frozen_word(backbone: Backbone, space: Acti
         assert len(method.networks) == 3 and float(added.norm(dim=1).min()) > 0
 
 
+def test_a_vector_of_a_layer_learns_what_that_layer_needs(backbone: Backbone, batch: Batch) -> None:
+    with attached(replace(config_of("xti"), start="jumping"), backbone) as method:
+        layers = len(backbone.cross_attention)
+        assert method.vectors[0].shape == (layers, 3, 32)
+        method.loss(backbone, batch, torch.Generator())["loss"].backward()
+        own = method.vectors[0].grad
+        with attached(replace(config_of("textual-inversion"), start="jumping"), backbone) as plain:
+            plain.loss(backbone, batch, torch.Generator())["loss"].backward()
+            # All layers begin alike, so what they want together is what one vector for all would.
+            torch.testing.assert_close(own.sum(dim=0), plain.vectors[0].grad, rtol=1e-3, atol=1e-6)
+    assert bool(own.flatten(1).any(dim=1).all()) and not torch.allclose(own[0], own[1])
+
+
+def test_the_network_of_neti_tells_times_and_layers_apart(backbone: Backbone, batch: Batch, space: ActionSpace) -> None:
+    config = replace(config_of("neti", dropout=0.0), start="jumping")
+    with attached(config, backbone) as method:
+        (table,) = method.action("leap", {}).vectors
+        terms = method.loss(backbone, batch, torch.Generator())
+        drawn_with = backbone.noising.add(batch.latents, batch.noise, batch.t)
+        cond = backbone.encode_text(list(batch.captions), {PLACEHOLDER: [table]})
+        prediction = backbone.predict(drawn_with.x_t, drawn_with.t, cond)
+    (tokens,) = backbone.token_tables()
+    assert table.shape == (TIMES, len(backbone.cross_attention), 3, 32)
+    torch.testing.assert_close(table.norm(dim=3), tokens.embed("jumping").norm(dim=1).expand(table.shape[:3]))
+    flat = table.flatten(2).flatten(0, 1)
+    assert float(F.cosine_similarity(flat[:, None], flat, dim=2).fill_diagonal_(0).max()) < 0.9999
+    # The action draws with what was learned: the table says at every time what the network says.
+    errors = drawn_with.weight * (prediction - drawn_with.target).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(errors.mean(), terms["loss"], rtol=1e-4, atol=1e-5)
+
+
+def test_nested_dropout_keeps_the_first_numbers(backbone: Backbone) -> None:
+    with attached(config_of("neti", dropout=1.0), backbone) as method:
+        kept = method._kept(4, torch.Generator().manual_seed(0))
+        assert bool((kept[..., :-1] >= kept[..., 1:]).all()) and 0.2 < float(kept.float().mean()) < 0.8
+        method.settings = replace(method.settings, dropout=0.0)
+        assert bool(method._kept(4, torch.Generator()).all())
+
+
+def test_tara_masks_its_lora_and_holds_the_keys(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
+    def learned(weight: float) -> tuple[Any, float]:
+        config = config_of("tara", steps=8, rate=0.02, identifier="cat", alignment_weight=weight)
+        method = make_method(replace(config, start="dancing"), backbone)
+        result = train(method, backbone, exemplars, config, tmp_path / f"{weight:g}")
+        return result.action, result.terms["alignment"]
+
+    action, free = learned(0.0)
+    (table,) = backbone.token_tables()
+    assert torch.equal(action.vectors[0], table.embed("cat dancing"))
+    assert isinstance(action.lora, TokenLora) and any("attn1.to_q" in key for key in action.lora)
+    assert learned(10.0)[1] < 0.8 * free
+
+
+@pytest.mark.parametrize("name", ["tara", "xti", "neti", "custom-diffusion"])
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_what_needs_cross_attention_names_the_models_that_have_none(name: str, family: str) -> None:
+    backbone = backbone_of(family)
+    told = f"method '{name}' learns the cross-attention of a UNet and model '{family}@0' has none: its text and picture"
+    with pytest.raises(ConfigError, match=told):
+        make_method(config_of(name), backbone).attach(backbone)
+
+
+@pytest.mark.parametrize("family", ["sd", "sd2", "sdxl"])
+@pytest.mark.parametrize("name", ["tara", "xti", "neti"])
+def test_what_layers_and_tokens_learned_is_saved_and_drawn(name: str, family: str, tmp_path: Path) -> None:
+    backbone = backbone_of(family)
+    latents = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    captions = (f"a robot {PLACEHOLDER} in the park",) * 3
+    config = replace(config_of(name), start="jumping")
+    with attached(config, backbone) as method:
+        batch = draw_batch(backbone, latents, captions, config, 0)
+        method.loss(backbone, batch, torch.Generator().manual_seed(0))["loss"].backward()
+        with torch.no_grad():
+            for group in method.attach(backbone):
+                for number, parameter in enumerate(group["params"]):
+                    parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        action = method.action("leap", {})
+    loaded = Action.load(action.save(tmp_path / "leap.action.safetensors"))
+    assert type(loaded.lora) is type(action.lora) and loaded.by_layer == (name != "tara")
+    drawn = [
+        pixels(
+            generate(
+                backbone, [f"a cat {PLACEHOLDER}"], {PLACEHOLDER: one.vectors}, loras=[one.lora], seeds=[0], steps=2
+            )
+        )
+        for one in (action, loaded)
+    ]
+    assert np.array_equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["tara", "xti", "neti"])
+def test_other_tools_cannot_take_what_layers_and_tokens_learned(name: str, backbone: Backbone, tmp_path: Path) -> None:
+    with attached(replace(config_of(name), start="jumping"), backbone) as method:
+        action = method.action("leap", {})
+    write = export_lora if name == "tara" else export_embedding
+    told = {"tara": "other tools let a LoRA act everywhere"}.get(name, "other tools read one text for all")
+    with pytest.raises(ConfigError, match=told):
+        write(action, BASES["sd"], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow  # all methods on all families
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_learns_and_draws_on_every_family(family: str) -> None:
@@ -279,7 +385,7 @@ def test_every_method_learns_and_draws_on_every_family(family: str) -> None:
     for name, settings in METHODS.items():
         own = {"prior_pictures": 1} if any(one.name == "prior_pictures" for one in fields(settings)) else {}
         config = replace(config_of(name, **own), start="jumping")
-        if name == "custom-diffusion" and "unet" not in backbone.pipeline().components:
+        if name in ("custom-diffusion", "tara", "xti", "neti") and not backbone.cross_attention:
             continue
         with attached(config, backbone, small_space(backbone)) as method:
             for step in range(config.steps):

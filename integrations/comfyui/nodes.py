@@ -64,11 +64,17 @@ class LoadAction:
 
     def load(self, file):
         from twinact.action import Action
+        from twinact.backbones.token_lora import TokenLora
         from twinact.space import ActionSpace
         from twinact.space.build import space_beside
 
         path = path_of(file)
         action = Action.load(path)
+        if action.by_layer or isinstance(action.lora, TokenLora):
+            raise ValueError(
+                f"action {action.name!r} acts on single layers of the model, which ComfyUI does not let it do: draw it "
+                "with twinact, or learn it with another method than xti, neti and tara"
+            )
         beside = space_beside(Path(path), action.space_hash)
         return ((action, None if beside is None else ActionSpace.load(beside)),)
 

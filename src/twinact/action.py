@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from twinact.backbones.token_lora import TokenLora, alike
 from twinact.backbones.weights import difference, same_model, same_words
 from twinact.configs import AMOUNTS, check_name, check_number
 from twinact.errors import CheckpointError, ConfigError, DataError
@@ -27,6 +28,7 @@ from twinact.space.sliders import Posed, compose, limbs_given, slide
 from twinact.storage import read_safetensors, write_safetensors
 
 FORMAT_VERSION = 2
+_LORA, _TOKEN_LORA = "lora.", "token_lora."
 _POSE = {"directions": list[list[float]], "weights": list[float]}
 _META = {
     "history": (None, list[Any]),
@@ -48,13 +50,15 @@ class Action:
             "inf"; lower case, as tokenizers have no other. New ones have up to 28.
         vectors: One (k, w) tensor per text encoder, as `Backbone.encode_text` takes them. Kept, like the coefficients,
             as a float32 copy on the CPU. None at all in what is only a LoRA of another tool. Without coefficients, k
-            may differ between encoders.
+            may differ between encoders, and there may be vectors for every cross-attention layer, (layers, k, w), and
+            every time, (times, layers, k, w).
         model_id: The backbone that it was made for.
         coefficients: Whitened coefficients; None for an action that lies in no space (plain textual inversion).
         space_hash: The space of the coefficients; "" without coefficients.
         mask: Which slots of each clause are present; None means all. Coefficients of absent slots are zero and mean
             nothing.
-        lora: A LoRA in the form of `twinact.lora`, copied like the vectors; empty for most actions.
+        lora: A LoRA in the form of `twinact.lora`, copied like the vectors; empty for most actions. A `TokenLora`
+            stays one.
         meta: Where it comes from, as strict JSON: exemplar hashes, captions, config, seed, versions.
     """
 
@@ -78,13 +82,9 @@ class Action:
         # Copies: a training run goes on changing the tensors that it hands over.
         object.__setattr__(self, "vectors", tuple(_stored(vectors) for vectors in self.vectors))
         object.__setattr__(self, "coefficients", None if self.coefficients is None else _stored(self.coefficients))
-        object.__setattr__(self, "lora", {key: _stored(weight) for key, weight in self.lora.items()})
-        rows = {vectors.shape[0] for vectors in self.vectors if vectors.ndim == 2}
-        bare = not self.vectors and bool(self.lora) and self.coefficients is None
-        uneven = len(rows) > 1 and self.coefficients is not None
-        if uneven or (not rows and not bare) or 0 in rows or any(vectors.ndim != 2 for vectors in self.vectors):
-            shapes = [tuple(vectors.shape) for vectors in self.vectors]
-            raise ConfigError(f"vectors of action {self.name!r} have shapes {shapes}: need equal (slots, width) each")
+        object.__setattr__(self, "lora", alike(self.lora, {key: _stored(one) for key, one in self.lora.items()}))
+        self._check_vectors()
+        rows = {vectors.shape[0] for vectors in self.vectors}
         if (self.coefficients is None) != (self.space_hash == ""):
             raise ConfigError(f"action {self.name!r} needs both coefficients and a space hash, or neither")
         if self.mask is not None and self.coefficients is None:
@@ -94,6 +94,30 @@ class Action:
         for tensor in (*self.vectors, *self.lora.values(), *([] if self.coefficients is None else [self.coefficients])):
             if not bool(tensor.isfinite().all()):
                 raise DataError(f"action {self.name!r} holds a number that is not finite: train it with a lower rate")
+
+    def _check_vectors(self) -> None:
+        rows = {vectors.shape[-2] for vectors in self.vectors if vectors.ndim >= 2}
+        free, bare = self.coefficients is None, not self.vectors and bool(self.lora)
+        leading = {vectors.shape[:-2] for vectors in self.vectors}
+        allowed = {2, 3, 4} if free else {2}
+        if (
+            (len(rows) > 1 and not free)
+            or (not rows and not (bare and free))
+            or len(leading) > 1
+            or any(vectors.ndim not in allowed or 0 in vectors.shape for vectors in self.vectors)
+        ):
+            shapes = [tuple(vectors.shape) for vectors in self.vectors]
+            raise ConfigError(f"vectors of action {self.name!r} have shapes {shapes}: need equal (slots, width) each")
+
+    @property
+    def slots(self) -> int:
+        """The token positions that it takes in a prompt, in the text encoder in which it takes most."""
+        return max((vectors.shape[-2] for vectors in self.vectors), default=0)
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether its vectors differ between the layers of a denoiser, as those of `xti` and `neti` do."""
+        return any(vectors.ndim > 2 for vectors in self.vectors)
 
     @property
     def lora_parts(self) -> set[str]:
@@ -132,7 +156,7 @@ class Action:
             coefficients=coefficients,
             space_hash=space.hash,
             mask=None if bool(mask.all()) else mask,
-            lora=dict(lora or {}),
+            lora=lora or {},
             meta=dict(meta or {}),
         )
 
@@ -328,7 +352,8 @@ class Action:
             DataError: The file cannot be written.
         """
         tensors = {f"vectors.{index}": vectors for index, vectors in enumerate(self.vectors)}
-        tensors |= {f"lora.{name}": weight for name, weight in self.lora.items()}
+        prefix = _TOKEN_LORA if isinstance(self.lora, TokenLora) else _LORA
+        tensors |= {prefix + name: weight for name, weight in self.lora.items()}
         point = {"coefficients": self.coefficients, "mask": self.mask}
         tensors |= {name: tensor for name, tensor in point.items() if tensor is not None}
         header = {
@@ -350,6 +375,12 @@ class Action:
         """
         tensors, header = read_safetensors(path, "action", FORMAT_VERSION, _HEADER)
         encoders = sum(name.startswith("vectors.") for name in tensors)
+        lora, own = (
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            for prefix in (_LORA, _TOKEN_LORA)
+        )
+        if lora and own:
+            raise CheckpointError(f"{path} is not a usable action: it holds two LoRAs; make it again")
         try:
             return cls(
                 name=header["name"],
@@ -358,7 +389,7 @@ class Action:
                 coefficients=_clauses(tensors.get("coefficients"), 3),
                 space_hash=header["space_hash"],
                 mask=_clauses(tensors.get("mask"), 2),
-                lora={name.removeprefix("lora."): t for name, t in tensors.items() if name.startswith("lora.")},
+                lora=TokenLora(own) if own else lora,
                 meta=header["meta"],
             )
         except (ConfigError, DataError, KeyError, TypeError) as error:

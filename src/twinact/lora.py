@@ -4,24 +4,30 @@ A LoRA is a flat mapping in the keys that diffusers reads itself: ``<part>.<laye
 ``<part>.<layer>.lora_B.weight`` (out, r), where the part is the network's name in the pipeline ("unet", "transformer",
 "text_encoder"). A layer's output gains B·A·x. There is no alpha: files of other tools have alpha / r multiplied into B
 when they are read, so that one number less can be lost between tools.
+
+A `TokenLora` is one whose changes of the cross-attention's keys and values act only where an action's vectors stand.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.cross_attention import Reader
+from twinact.backbones.token_lora import TokenLora, alike
 from twinact.configs import STRENGTHS, check_number
-from twinact.errors import CheckpointError, ConfigError
+from twinact.errors import CheckpointError, ConfigError, TwinactError
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 _ADAPTER = "twinact"
+_OF_TEXT = ("to_k", "to_v")
 
 
 @contextmanager
@@ -40,9 +46,7 @@ def attached(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> Itera
     if not given:
         yield
         return
-    for weights in given:
-        check(backbone, weights)
-    attach(backbone, _together(given))
+    _attach(backbone, given)
     try:
         yield
     finally:
@@ -51,12 +55,17 @@ def attached(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> Itera
 
 def attach(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
     """As `attached` with one LoRA, until `detach`; for runs that do not fit into one block."""
+    _attach(backbone, [weights])
+
+
+def _attach(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> None:
     pipeline = backbone.pipeline()
     if next(layers(backbone), None) is not None:
         raise ConfigError(f"model {backbone.model_id!r} has a LoRA attached already: detach it first")
-    check(backbone, weights)
+    for weights in loras:
+        check(backbone, weights)
     # Copies: what is attached becomes parameters, and must not be learned on in somebody's action.
-    copies = {key: tensor.detach().clone() for key, tensor in weights.items()}
+    copies = {key: tensor.detach().clone() for key, tensor in _together(loras).items()}
     # Without random numbers, which would be drawn from the global generator and then overwritten.
     options = {"adapter_name": _ADAPTER, "low_cpu_mem_usage": True}
     try:
@@ -66,6 +75,7 @@ def attach(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
                 network.load_lora_adapter(copies, prefix=part, **options)
             else:
                 pipeline.load_lora_into_text_encoder(copies, None, network, prefix=part, **options)
+        _mask(backbone, loras)
     except BaseException:
         detach(backbone)
         raise
@@ -75,6 +85,7 @@ def detach(backbone: Backbone) -> None:
     """Takes away what `attach` gave; nothing happens where there is nothing."""
     if next(layers(backbone), None) is not None:
         backbone.pipeline().unload_lora_weights()
+    backbone.marked = ()
 
 
 def layers(backbone: Backbone) -> Iterator[tuple[str, "LoraLayer"]]:
@@ -125,7 +136,8 @@ def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
         ConfigError: The strength lies outside `twinact.configs.STRENGTHS`.
     """
     check_number("strength of a LoRA", strength, STRENGTHS)
-    return {name: strength * tensor if name.endswith(UP) else tensor for name, tensor in weights.items()}
+    new = {name: strength * tensor if name.endswith(UP) else tensor for name, tensor in weights.items()}
+    return alike(weights, new)
 
 
 def check(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
@@ -158,6 +170,35 @@ def check(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
                 f"LoRA of {name!r} maps {takes} numbers and model {backbone.model_id!r} needs "
                 f"{weight.shape[1]} to {weight.shape[0]}: it was made for another model"
             )
+
+
+def _mask(backbone: Backbone, loras: Sequence[Mapping[str, Tensor]]) -> None:
+    """Holds attached LoRAs that are `TokenLora` to the positions of their placeholders."""
+    said = tuple(dict.fromkeys(one.placeholder for one in loras if isinstance(one, TokenLora)))
+    backbone.marked = said
+    for name, layer in layers(backbone) if said else ():
+        attention, _, end = name.partition(".")[2].rpartition(".")
+        if end not in _OF_TEXT or attention not in backbone.cross_attention:
+            continue
+        # Of every rank, in the order in which `_together` puts them side by side: 0 acts everywhere.
+        places = [
+            1 + said.index(one.placeholder) if isinstance(one, TokenLora) else 0
+            for one in loras
+            for _ in range(len(one.get(name + DOWN, ())))
+        ]
+        (adapter,) = layer.lora_A
+        down = layer.lora_A[adapter]
+        index = torch.tensor(places, device=down.weight.device)
+        down.register_forward_hook(partial(_hold, reader=backbone.cross_attention[attention], places=index))
+
+
+def _hold(module: nn.Module, args: object, output: Tensor, *, reader: Reader, places: Tensor) -> Tensor:
+    """A forward hook on the factor A of keys or values: (b, l, r) is zero where a rank does not act."""
+    if reader.marks is None:
+        raise TwinactError("text was encoded before a LoRA was attached that acts at its own words: encode it again")
+    everywhere = torch.ones_like(reader.marks[:, :1])
+    acting = torch.cat([everywhere, reader.marks], dim=1)[:, places]  # b r l
+    return output * acting.transpose(1, 2).to(output.dtype)
 
 
 def _part_of(backbone: Backbone, network: nn.Module) -> str:

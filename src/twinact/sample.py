@@ -22,7 +22,7 @@ _MULTIPLE, _LONGEST_SIDE = 16, 8192  # of a side in pixels; patches of two laten
 def generate(
     backbone: Backbone,
     prompts: Sequence[str],
-    vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None,
+    vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]] | None = None,
     *,
     loras: Sequence[Mapping[str, Tensor]] = (),
     seeds: Sequence[int],
@@ -83,7 +83,7 @@ def generate(
 def draw(
     backbone: Backbone,
     prompts: Sequence[str],
-    vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None,
+    vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]] | None = None,
     *,
     loras: Sequence[Mapping[str, Tensor]] = (),
     seeds: Sequence[int],

@@ -8,9 +8,10 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,13 +20,15 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from twinact.backbones.cross_attention import TIMES, Reader, packed
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.memory import Savings, applied, offload, on_device
 from twinact.backbones.noising import Noising
 from twinact.backbones.quantised import quantise
-from twinact.backbones.text import by_encoder, pool_at_end, token_embedding
+from twinact.backbones.text import by_encoder, places_of, pool_at_end, silence_cut_warnings, token_embedding
 from twinact.backbones.weights import reading
 from twinact.backbones.whole import check_networks, check_words, text_encoders
+from twinact.errors import DataError
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -78,7 +81,7 @@ class TextCond:
     """What the text encoders give to the denoiser.
 
     Attributes:
-        hidden: (b, l, d) one vector per text position.
+        hidden: (b, l, d) one vector per text position; of a long text, see `twinact.backbones.cross_attention`.
         pooled: (b, p) one vector per prompt, or None where the model has no use for it.
         mask: (b, l) 1 at positions that the denoiser looks at, 0 at others; None where it looks at all.
     """
@@ -118,6 +121,10 @@ class Backbone(ABC):
         model_id: Name, and what the model is known by, as in "name@digits"; see `twinact.backbones.weights.identity`.
         tokenizer_hash: 16 hex digits over the vocabulary and merges of all tokenizers.
         passes: What the denoiser has done so far.
+        cross_attention: What the cross-attention layers of a UNet read, by name, in the order in which they are run;
+            empty in families without such layers, as all with joint attention are.
+        marked: Placeholders whose places the cross-attention layers are told; see
+            `twinact.backbones.token_lora`.
         device, dtype: Where the modules are and in which precision they compute.
         quantised: How the weights of their linear layers are rounded: "int8", "nf4" or None.
         latent_shape: (c, h, w) of one picture's latents.
@@ -148,6 +155,8 @@ class Backbone(ABC):
         """Takes over the modules of a stock pipeline: they are frozen and put in eval mode."""
         self.model_id = model_id
         self.passes = Passes()
+        self.cross_attention: Mapping[str, Reader] = {}
+        self.marked: tuple[str, ...] = ()
         self._scheduler = pipeline.scheduler
         self._parts = {
             name: part
@@ -225,20 +234,59 @@ class Backbone(ABC):
         """Pictures in [-1, 1] of scaled latents; differentiable, values may overshoot as the decoder lets them."""
         return to_pictures(self._vae, latents)
 
-    @abstractmethod
     def encode_text(
-        self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
+        self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]] | None = None
     ) -> TextCond:
         """Encodes prompts as the stock pipeline does, with learned vectors in the place of placeholders.
 
         Args:
             prompts: One text per picture; each may hold any number of the placeholders, or none.
             vectors: Placeholder, as in "<act>", to one (slots, width) tensor per text encoder. Each placeholder takes
-                `slots` positions. Differentiable.
+                `slots` positions. Differentiable. Vectors that differ between the layers of `cross_attention` are
+                (layers, slots, width), and (`TIMES`, layers, slots, width) if they change over time as well; the
+                prompts are then encoded for every layer, and every time. What is pooled is the mean over all.
 
         Raises:
             DataError: A placeholder stands further back than any text encoder reads, or a tensor has the wrong shape.
         """
+        given = dict(vectors or {})
+        most = max((value.ndim for own in given.values() for value in own), default=2)
+        if most == 2:
+            return self._encode_marked(prompts, given)
+        layers = len(self.cross_attention)
+        self._check_layers(given, layers)
+        conds: list[TextCond] = []
+        for time, layer in product(range(TIMES if most == 4 else 1), range(layers)):
+            part = {said: [_part(one, time, layer) for one in own] for said, own in given.items()}
+            with silence_cut_warnings() if conds else nullcontext():  # once is enough
+                conds.append(self._encode_marked(prompts, part))
+        pooled = [cond.pooled for cond in conds if cond.pooled is not None]
+        hidden = torch.cat([cond.hidden for cond in conds], dim=1)
+        return TextCond(hidden, torch.stack(pooled).mean(dim=0) if pooled else None)
+
+    def _encode_marked(self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]]) -> TextCond:
+        cond = self._encode_text(prompts, vectors)
+        if not self.marked:
+            return cond
+        marks = [places_of(said, self.token_tables(), prompts, vectors) for said in self.marked]
+        return replace(cond, hidden=packed([mark.to(cond.hidden) for mark in marks], cond.hidden))
+
+    def _check_layers(self, vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]], layers: int) -> None:
+        for said, own in vectors.items():
+            for value in own:
+                leading, needed = tuple(value.shape[:-2]), ((), (layers,), (TIMES, layers))
+                if leading not in needed or not (layers or leading == ()):
+                    has = f"{layers} of them" if layers else "none: its text and picture attend to one another"
+                    raise DataError(
+                        f"vectors of {said!r} of shape {tuple(value.shape)} differ between cross-attention layers, and "
+                        f"model {self.model_id!r} has {has}; they were made for another model"
+                    )
+
+    @abstractmethod
+    def _encode_text(
+        self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
+    ) -> TextCond:
+        """`encode_text` with the same vectors for all layers."""
 
     def predict(
         self, x_t: Float[Tensor, "b c h w"], t: Shaped[Tensor, " b"], cond: TextCond
@@ -274,9 +322,10 @@ class Backbone(ABC):
         """
         # One a picture, as the stock pipelines encode it: a batch of another size would be rounded otherwise.
         away = self.encode_text([negative_prompt] * len(cond.hidden))
+        texts = cond.hidden.shape[1] // away.hidden.shape[1]
         arguments = {
             "prompt_embeds": cond.hidden,
-            "negative_prompt_embeds": away.hidden,
+            "negative_prompt_embeds": away.hidden.repeat(1, texts, 1),
             "guidance_scale": guidance,
         }
         if cond.pooled is not None and away.pooled is not None:
@@ -318,6 +367,12 @@ class Backbone(ABC):
     def _pipeline_options(self) -> dict[str, Any]:
         """What else the stock pipeline of the family is made with."""
         return {}
+
+
+def _part(vectors: Float[Tensor, "*_ s d"], time: int, layer: int) -> Float[Tensor, "s d"]:
+    """The vectors of one layer at one time."""
+    vectors = vectors[time] if vectors.ndim == 4 else vectors
+    return vectors[layer] if vectors.ndim == 3 else vectors
 
 
 def hash_tokenizers(tokenizers: Sequence[PreTrainedTokenizerBase]) -> str:

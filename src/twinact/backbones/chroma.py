@@ -38,7 +38,7 @@ class Chroma(FluxTransformer):
             warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)
             return super().from_folder(folder, model_id, device, dtype, quantised)
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         encoder, table, own = self._lone_encoder(vectors)

@@ -58,7 +58,7 @@ class Flux(FluxTransformer):
             self.steps = 4
         self._t5_length = T5_LENGTH if self._guided else T5_LENGTH_SCHNELL
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         tables = self.token_tables()

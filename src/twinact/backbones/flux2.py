@@ -71,7 +71,7 @@ class Flux2Klein(Backbone):
         deviation = torch.sqrt(norm.running_var.view(1, -1, 1, 1) + self._vae.config.batch_norm_eps)
         return mean, deviation.to(patches)
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         encoder, table, own = self._lone_encoder(vectors)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.cross_attention import readers
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import encode, splice
 
@@ -32,12 +33,14 @@ class StableDiffusion(Backbone):
         height, width = (side, side) if isinstance(side, int) else side
         self.latent_shape = (self.denoiser.config.in_channels, height, width)
         self.image_size = height * pipeline.vae_scale_factor
+        noisiest = int(self.noising.noisiest(1))
+        self.cross_attention = readers(self.denoiser, self._tokenizers[0].model_max_length, noisiest)
 
     @classmethod
     def _loading_options(cls, folder: Path) -> dict[str, Any]:
         return {"safety_checker": None, "requires_safety_checker": False}
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         encoder, table, own = self._lone_encoder(vectors)

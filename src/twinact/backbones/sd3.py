@@ -48,7 +48,7 @@ class StableDiffusion3(Backbone):
         # Whoever leaves T5 out must say so to the stock loader, although the folder says it too.
         return {part: None for part in ("text_encoder_3", "tokenizer_3") if not any(index.get(part, ()))}
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         tables = self.token_tables()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.cross_attention import readers
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import by_encoder, encode, splice
@@ -44,6 +45,8 @@ class StableDiffusionXL(Backbone):
         side = pipeline.default_sample_size
         self.latent_shape = (self.denoiser.config.in_channels, side, side)
         self.image_size = side * pipeline.vae_scale_factor
+        noisiest = int(self.noising.noisiest(1))
+        self.cross_attention = readers(self.denoiser, self._tokenizers[0].model_max_length, noisiest)
 
     @classmethod
     def _loading_options(cls, folder: Path) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class StableDiffusionXL(Backbone):
     def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         return to_pictures(self._safe_vae, latents)
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         own = by_encoder(vectors, len(self._text_encoders), self.model_id)

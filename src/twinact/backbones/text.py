@@ -134,7 +134,33 @@ def splice(
     )
 
 
-def check_reach(tables: Sequence["TokenTable"], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]]) -> None:
+def places_of(
+    placeholder: str,
+    tables: Sequence["TokenTable"],
+    prompts: Sequence[str],
+    vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]],
+) -> Float[Tensor, "b l"]:
+    """1 where the vectors of a placeholder stand in prompts that CLIP text encoders read side by side, else 0.
+
+    Args:
+        placeholder: It need not be in the prompts.
+        tables: Token tables of the model.
+        prompts, vectors: As `Backbone.encode_text` takes them.
+    """
+    found = []
+    for number, table in enumerate(tables):
+        # Ones in the place of the vectors that are looked for, zeros in that of others.
+        own = {said: torch.full_like(given[number], float(said == placeholder)) for said, given in vectors.items()}
+        with silence_cut_warnings():  # they were given when the prompts were encoded
+            spliced = splice(table, prompts, own, table.tokenizer.model_max_length)
+        places = torch.zeros(spliced.ids.shape, device=spliced.ids.device)
+        if spliced.values is not None:
+            places[spliced.rows, spliced.columns] = spliced.values[:, 0].to(places)
+        found.append(places)
+    return torch.stack(found).amax(dim=0)
+
+
+def check_reach(tables: Sequence["TokenTable"], vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]]) -> None:
     """Refuses vectors that no text encoder can mean anything by: they overflow in it, and the picture is black.
 
     Args:

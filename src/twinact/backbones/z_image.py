@@ -44,7 +44,7 @@ class ZImage(Backbone):
         self.latent_shape = (self.denoiser.config.in_channels, side, side)
         self.noising = FlowNoising.from_scheduler(self._scheduler, (side // 2) ** 2, self.device)
 
-    def encode_text(
+    def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         encoder, table, own = self._lone_encoder(vectors)

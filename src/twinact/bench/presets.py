@@ -1,10 +1,9 @@
 """How much is run: presets of the benchmark, smallest first.
 
-Sizes of "standard" are made for 24 hours on two cores. A run of 1,400 passes takes 20 to 50 seconds of one core, its
-pictures and their judging included; 40 are reckoned with. So tuning takes 17 methods × 64 runs, 12 hours of one core,
-and the search for the best number of passes 4; the test takes 9 for 48 actions at equal passes, 6 at the best number,
-11 for the other tasks, and 5 for two further seeds of the five that lead: 47 of the 48 hours that two cores have in a
-day.
+Sizes of "standard" are made for about a day on two cores. A run of 1,400 passes takes 20 to 50 seconds of one core, its
+pictures and their judging included; 40 are reckoned with. So tuning takes 20 methods × 64 runs, 14 hours of one core,
+and the search for the best number of passes 5; the test takes 11 for 48 actions at equal passes, 7 at the best number,
+13 for the other tasks, and 5 for two further seeds of the five that lead: 55 hours, where two cores have 48 in a day.
 """
 
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ def export(
         new_file(path)
     for path in write_all_new(contents):
         typer.echo(path)
-    count = len(action.vectors[0]) if action.vectors else 0
+    count = action.slots
     if count > KEPT_TOGETHER:
         say(
             f"note: the action takes {count} tokens; ComfyUI keeps more than {KEPT_TOGETHER} together only in prompts "

@@ -97,6 +97,7 @@ def generate(
     load_libraries()
     from twinact.action import Action
     from twinact.backbones.memory import PRESETS, explain_out_of_memory
+    from twinact.backbones.token_lora import at
     from twinact.backbones.weights import difference, same_model
     from twinact.jobs.known import tell_unknown_words
     from twinact.jobs.models import load_actor
@@ -129,7 +130,7 @@ def generate(
             )
     for actions_said, texts in asked:
         # What cannot be drawn is told before any picture: LoRAs that do not fit, too long a prompt.
-        own = [action.lora for action in actions_said.values()]
+        own = [at(said, action.lora) for said, action in actions_said.items()]
         with explain_out_of_memory("reading the prompts", advice), attached(backbone, [*own, *actor_loras]):
             backbone.encode_text(texts, {**spoken, **_vectors(actions_said)})
 
@@ -173,7 +174,8 @@ def generate(
             )
             if actor:
                 facts_of["actor"] = [_origin(part, actor_weight) for part in who.parts]
-            loras = [*(scaled(action.lora, lora_weight) for action in actions_said.values()), *actor_loras]
+            own = [scaled(at(said, action.lora), lora_weight) for said, action in actions_said.items()]
+            loras = [*own, *actor_loras]
             vectors = {**spoken, **_vectors(actions_said)}
             images = draw(backbone, texts, vectors, loras=loras, seeds=seeds, **drawing)
             for text, number, image in zip(texts, seeds, images, strict=True):

@@ -19,11 +19,14 @@ from twinact.configs.methods import (
     DreamBoothConfig,
     GradientFreeConfig,
     MethodConfig,
+    NeTIConfig,
     PivotalTuningConfig,
     PublishedTwinActConfig,
     ReVersionConfig,
+    TARAConfig,
     TextualInversionConfig,
     TwinActConfig,
+    XTIConfig,
 )
 from twinact.configs.settings import Bounds, Settings, check_choice, check_number, check_text, setting, unknown_setting
 from twinact.errors import ConfigError
@@ -236,10 +239,13 @@ __all__ = [
     "DirectionalConfig",
     "LearnConfig",
     "MethodConfig",
+    "NeTIConfig",
     "ReVersionConfig",
     "RunConfig",
+    "TARAConfig",
     "TextualInversionConfig",
     "TwinActConfig",
+    "XTIConfig",
     "check_name",
     "check_number",
     "check_text",

@@ -358,6 +358,59 @@ class ADIConfig(MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TARAConfig(MethodConfig):
+    """TARA: a LoRA that acts on the text at the action's own tokens alone."""
+
+    name: ClassVar[str] = "tara"
+    title: ClassVar[str] = "TARA"
+    implementation: ClassVar[str] = "twinact.methods.tara:TARA"
+    learning_rate: ClassVar[float] = 1e-4
+    takes_lora: ClassVar[bool] = False
+    # Published rates are for a thousand steps.
+    tuned: ClassVar[Tuned] = {
+        "learning_rate": Span(5e-5, 5e-3),
+        "alignment_weight": Span(0.01, 1.0),
+        "layer_rank": (4, 8, 16),
+    }
+
+    identifier: str = setting("The rare word before the class word.", "sks")
+    layer_rank: int | None = setting("Rank of what the denoiser's layers learn.", 8, bounds=Bounds(1, 1024))
+    alignment_weight: float = setting(
+        "Weight of the distance of the rare word's keys from those of the class word.", 1.0, bounds=Bounds(0, 1e6)
+    )
+
+    def most_vectors(self, slots: int) -> int:
+        return 8  # the tokens of two words
+
+
+@dataclass(frozen=True, kw_only=True)
+class XTIConfig(MethodConfig):
+    """XTI: Textual Inversion with vectors for every layer that reads the text (P+)."""
+
+    name: ClassVar[str] = "xti"
+    title: ClassVar[str] = "XTI (P+)"
+    implementation: ClassVar[str] = "twinact.methods.xti:XTI"
+    learning_rate: ClassVar[float] = 5e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeTIConfig(MethodConfig):
+    """NeTI: a network makes the vectors of every layer and every time."""
+
+    name: ClassVar[str] = "neti"
+    title: ClassVar[str] = "NeTI"
+    implementation: ClassVar[str] = "twinact.methods.neti:NeTI"
+    learning_rate: ClassVar[float] = 8e-3
+    tuned: ClassVar[Tuned] = {"slots": (1, 3, 7), "dropout": (0.0, 0.5)}
+
+    dropout: float = setting(
+        "Probability of nested dropout, in which only the first numbers of the hidden layer count.",
+        0.5,
+        bounds=Bounds(0, 1),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishedTwinActConfig(MethodConfig):
     """TwinAct as its authors' code has it, without its similarity term."""
 
@@ -389,6 +442,9 @@ METHODS: dict[str, type[MethodConfig]] = {
         CustomDiffusionConfig,
         PivotalTuningConfig,
         ADIConfig,
+        TARAConfig,
+        XTIConfig,
+        NeTIConfig,
         PublishedTwinActConfig,
     )
 }

@@ -12,6 +12,7 @@ from PIL import Image
 from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone, TokenTable
+from twinact.backbones.token_lora import at
 from twinact.bench.metrics import Asked
 from twinact.bench.tasks import Ask
 from twinact.errors import ConfigError
@@ -150,7 +151,7 @@ def _draw(backbone: Backbone, shots: Sequence[Shot], sampler: Sampler) -> list[I
         backbone,
         [shot.prompt.replace(PLACEHOLDER, f"<act{i}>") for i, shot in enumerate(shots)],
         vectors,
-        loras=[] if actor is None else [actor.lora],
+        loras=[] if actor is None else [at(ACTOR_PLACEHOLDER, actor.lora)],
         seeds=[shot.seed for shot in shots],
         steps=sampler.steps,
         guidance=sampler.guidance,

@@ -164,7 +164,12 @@ def words_of(action: Action, family: str) -> dict[str, Tensor]:
             f"action {action.name!r} has vectors for {len(action.vectors)} text encoders and {family} has "
             f"{len(layout.keys)}: it was made for {action.model_id!r}"
         )
-    count = len(action.vectors[0])
+    if action.by_layer:
+        raise ConfigError(
+            f"action {action.name!r} has vectors for every cross-attention layer, and other tools read one text for "
+            "all: draw it with twinact, or learn it with another method than xti and neti"
+        )
+    count = action.slots
     if count > MAX_VECTORS:
         raise ConfigError(
             f"action {action.name!r} has {count} vectors; at most {MAX_VECTORS} fit into a prompt of other tools"

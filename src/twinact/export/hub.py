@@ -145,7 +145,7 @@ def card(offer: Offer, repository: str, pictures: Sequence[str]) -> str:
         "steps": config.get("steps", "not known"),
         "seed": config.get("seed", "not known"),
         "exemplars": len(action.meta.get("exemplars") or []) or "not known",
-        "token vectors": len(action.vectors[0]) if action.vectors else 0,
+        "token vectors": action.slots,
         "LoRA": ", ".join(sorted(action.lora_parts)) or "none",
         "made with": f"twinact {action.meta.get('versions', {}).get('twinact', __version__)}",
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from twinact.action import Action
+from twinact.backbones.token_lora import TokenLora
 from twinact.errors import ConfigError
 from twinact.export import kohya
 from twinact.export.embeddings import NEWER, layout_of, words_of
@@ -111,6 +112,11 @@ def _check(action: Action, family: str, part: str) -> None:
     if not action.lora or not action.vectors:
         missing = "LoRA" if not action.lora else "vectors"
         raise ConfigError(f"action {action.name!r} has no {missing}: an action needs both to be written as a LoRA file")
+    if isinstance(action.lora, TokenLora):
+        raise ConfigError(
+            f"LoRA of action {action.name!r} acts at the action's own tokens alone, and other tools let a LoRA act "
+            "everywhere: draw it with twinact, or learn it with another method than tara"
+        )
     if action.lora_parts != {part}:
         others = ", ".join(sorted(action.lora_parts - {part}))
         raise ConfigError(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from twinact import ACTOR_PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones import family, load
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.memory import DTYPES, PRESETS, explain_out_of_memory
+from twinact.backbones.token_lora import at
 from twinact.configs.settings import check_choice
 from twinact.console import say
 from twinact.errors import CheckpointError, ConfigError
@@ -139,7 +141,7 @@ class Actor:
     @property
     def loras(self) -> list[Mapping[str, Tensor]]:
         """The LoRAs of all files that have one."""
-        return [part.lora for part in self.parts if part.lora]
+        return [at(ACTOR_PLACEHOLDER, part.lora) for part in self.parts if part.lora]
 
 
 def _plain(part: Action) -> set[int]:

@@ -12,8 +12,7 @@ from torch import Tensor
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.configs import CustomDiffusionConfig, LearnConfig
-from twinact.errors import ConfigError
-from twinact.methods.layers import LearnedLayers
+from twinact.methods.layers import LearnedLayers, text_layers
 from twinact.methods.method import Batch, Given, ParameterGroup, denoise
 from twinact.methods.prior_pictures import PriorPictures
 from twinact.methods.textual_inversion import DEFAULT_START, TextualInversion, starting_vectors
@@ -49,12 +48,7 @@ class CustomDiffusion(TextualInversion):
         return cls(config.method, config.rate, config.start, config.seed)
 
     def attach(self, backbone: Backbone) -> list[ParameterGroup]:
-        names = [name for name, _ in backbone.denoiser.named_modules()]
-        if not any(name.endswith(_TEXT_LAYERS) for name in names):
-            raise ConfigError(
-                f"method {self.name!r} learns the cross-attention of a UNet and model {backbone.model_id!r} has none; "
-                "take dreambooth"
-            )
+        text_layers(self.name, backbone, "dreambooth")
         groups = super().attach(backbone)
         self._class = [word.to(backbone.device) for word in starting_vectors(backbone, self.word, 1)]
         self.prior.latents = None

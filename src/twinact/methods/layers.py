@@ -7,8 +7,29 @@ from torch import Tensor, nn
 
 from twinact import lora
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.token_lora import TokenLora
+from twinact.errors import ConfigError
 
 _PREFIX = "lora."
+
+
+def text_layers(method: str, backbone: Backbone, instead: str) -> list[str]:
+    """The cross-attention layers of a denoiser by name, in the order in which they are run.
+
+    Args:
+        method: Who learns them.
+        backbone: The model.
+        instead: The method to take where there are none.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if not backbone.cross_attention:
+        raise ConfigError(
+            f"method {method!r} learns the cross-attention of a UNet and model {backbone.model_id!r} has none: its "
+            f"text and picture attend to one another; take {instead}"
+        )
+    return list(backbone.cross_attention)
 
 
 class LearnedLayers:
@@ -21,14 +42,18 @@ class LearnedLayers:
         rank: Rank of the change; None for full rank.
         seed: Seed of its start.
         layers: Endings of the layers' names, as in "attn2.to_k"; None for all that LoRA adapts.
+        at_tokens: Whether they change what is read of the text at the action's own positions alone; see
+            `twinact.backbones.token_lora.TokenLora`.
 
     Attributes:
         weights: All factors, in the form of `twinact.lora`; float32.
         learned: Those that learn.
     """
 
-    def __init__(self, rank: int | None, seed: int, layers: tuple[str, ...] | None = None) -> None:
-        self.rank, self.seed, self.layers = rank, seed, layers
+    def __init__(
+        self, rank: int | None, seed: int, layers: tuple[str, ...] | None = None, *, at_tokens: bool = False
+    ) -> None:
+        self.rank, self.seed, self.layers, self.at_tokens = rank, seed, layers, at_tokens
         self.weights: dict[str, nn.Parameter] = {}
         self.learned: dict[str, nn.Parameter] = {}
 
@@ -42,7 +67,7 @@ class LearnedLayers:
             start = {key: weight for key, weight in start.items() if key.endswith(ends)}
         if self.rank is None:
             start = _full(start)
-        lora.attach(backbone, start)
+        lora.attach(backbone, TokenLora(start) if self.at_tokens else start)
         self.weights = lora.parameters(backbone)
         for weight in self.weights.values():
             weight.data = weight.data.float()  # a half-precision model gives its own type to what is attached

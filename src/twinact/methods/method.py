@@ -146,8 +146,8 @@ class Denoised:
     loss: Float[Tensor, ""]
 
 
-def denoise(backbone: Backbone, batch: Batch, vectors: list[Float[Tensor, "_ _"]]) -> Denoised:
-    """Let the denoiser predict on a batch with `vectors`, one (slots, width) per text encoder, as the action."""
+def denoise(backbone: Backbone, batch: Batch, vectors: list[Float[Tensor, "*_ _ _"]]) -> Denoised:
+    """Let the denoiser predict on a batch with `vectors`, as `Backbone.encode_text` takes them, as the action."""
     noised = backbone.noising.add(batch.latents, batch.noise, batch.t)
     cond = backbone.encode_text(list(batch.captions), {PLACEHOLDER: vectors})
     prediction = backbone.predict(noised.x_t, noised.t, cond)

@@ -37,7 +37,7 @@ def action_facts(action: Action, space: ActionSpace | None, phrases: int) -> dic
         "name": action.name,
         "model": action.model_id,
         "space": action.space_hash or None,
-        "vectors": max((len(vectors) for vectors in action.vectors), default=0),
+        "vectors": action.slots,
         "clauses": [],
         "nearest": [],
         "components": [],
