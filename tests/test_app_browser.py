@@ -19,6 +19,7 @@ from twinact.bench.examples import examples
 
 pytest.importorskip("gradio", reason="the extra app is not installed", exc_type=ImportError)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
+playwright.expect.set_options(timeout=60_000)  # machines are slow beside other tests
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
