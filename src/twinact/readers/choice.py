@@ -141,10 +141,11 @@ def read_photographs(
 
     if name not in ("auto", "keypoints"):
         return others(range(len(pictures)))
-    return _from_files(paths, person, others)
+    return _from_files(pictures, paths, person, others)
 
 
 def _from_files(
+    pictures: Sequence[Image.Image],
     paths: Sequence[Path],
     person: int,
     others: Callable[[Sequence[int]], PoseReading],
@@ -153,7 +154,8 @@ def _from_files(
     from twinact.readers.keypoint_files import keypoint_file, read_keypoints, read_table, table_of
 
     def sizes(which: Sequence[int]) -> list[tuple[int, int]]:
-        return [upright_size(paths[i]) for i in which]  # pictures may be smaller than their files
+        # Large pictures are smaller than their files; limbs that stand for a missing picture have none.
+        return [upright_size(paths[i]) if paths[i].is_file() else pictures[i].size for i in which]
 
     files = [keypoint_file(path) for path in paths]
     tables = {folder: table_of(folder) for folder in {path.parent for path in paths}} if None in files else {}
