@@ -1,5 +1,6 @@
 """The methods: their terms, their starting points, and what does not fit together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from twinact.configs import LearnConfig, TextualInversionConfig, TwinActConfig
 from twinact.data.exemplars import Exemplars
 from twinact.errors import ConfigError
 from twinact.intent import PoseTarget
+from twinact.intent.intended_pose import CLOSE
 from twinact.methods import Batch, make_method
 from twinact.methods.batches import draw_batch
 from twinact.methods.losses import denoising_loss
@@ -126,10 +128,27 @@ def test_the_pose_alone_is_learned_from_and_the_exemplars_are_not_seen(
 
     def distance(vectors: Sequence[Tensor]) -> float:
         cond = backbone.encode_text([f"a robot {PLACEHOLDER} on the moon"], {PLACEHOLDER: vectors})
-        return float(target.distance(backbone, cond, torch.zeros(1, 4, 4, 4)))
+        return float(target.distance(target.chords(backbone, cond, torch.zeros(1, 4, 4, 4))))
 
     start = Start.of(config.start, space, backbone.token_tables())
     assert distance(action.vectors) < 0.7 * distance(space.vectors(start.coefficients, start.mask))
+
+
+def test_limbs_within_reading_error_pull_no_more(backbone: Backbone) -> None:
+    intent, cond, noise = Meant(), backbone.encode_text(["a robot"]), torch.zeros(1, 4, 4, 4)
+    shown = intent.read(backbone, cond, noise)[0]
+    turned = torch.stack([turn(shown[0], 0.9 * CLOSE), turn(shown[1], 0.5)])  # radians, about chords
+    for weights, pulls in (([1.0, 0.0], False), ([1.0, 1.0], True)):
+        target = PoseTarget(turned, torch.tensor(weights), intent)
+        chords = target.chords(backbone, cond, noise).detach().requires_grad_(True)
+        target.excess(chords).sum().backward()
+        assert chords.grad is not None and (float(chords.grad.abs().max()) > 0) == pulls
+        assert float(chords.grad[0, 0]) == 0.0 and float(target.distance(chords.detach())) > 0.1
+
+
+def turn(vector: Tensor, radians: float) -> Tensor:
+    sine, cosine = math.sin(radians), math.cos(radians)
+    return torch.stack([cosine * vector[0] - sine * vector[1], sine * vector[0] + cosine * vector[1]])
 
 
 def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:

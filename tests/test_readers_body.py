@@ -156,6 +156,12 @@ def test_the_common_height_is_one_on_which_most_pictures_agree(
     assert float(weights[-1]) == (0.0 if height is None else 1.0)
 
 
+def test_the_height_of_those_who_stand_does_not_count() -> None:
+    for height, weight in ((0.1, 0.0), (-0.3, 0.0), (0.3, 1.0)):
+        found = common_pose(replace(reading([0.0], [1.0]), heights=torch.tensor([height])))
+        assert float(found.rows[1][-1]) == weight
+
+
 def test_no_pictures_have_no_common_pose() -> None:
     with pytest.raises(DataError, match="no picture"):
         common_pose(body_reading(torch.zeros(0, 17, 2), torch.zeros(0, 17)))

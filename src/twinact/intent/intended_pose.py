@@ -16,6 +16,8 @@ from twinact.space.pose_table import OWN, PoseTable, weighted_mean
 
 DRAWING = int(EARLY_STEPS.high)
 """Steps of a drawing of which the first are looked at."""
+CLOSE = 0.15
+"""Chord (9 degrees, or a tenth of a leg) within which limbs and heights are the same."""
 
 
 @runtime_checkable
@@ -112,15 +114,26 @@ class PoseTarget:
             "unseen": list(self.unseen),
         }
 
-    def distance(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """How far what the model means lies from the exemplars' pose: weighted mean chord, from 0 to 2.
+    def chords(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows"]:
+        """How far each limb that the model means lies from the exemplars', from 0 to 2; differentiable in `cond`."""
+        meant = self.intent.read(backbone, cond, noise).float()
+        return ((meant - self.directions[: meant.shape[1]].to(meant)).square().sum(dim=2) + 1e-8).sqrt()
+
+    def distance(self, chords: Float[Tensor, "b rows"]) -> Float[Tensor, " b"]:
+        """The weighted mean of `chords`.
 
         Chords, not their squares: a limb that is read wrongly, or that the model cannot draw so, pulls no harder than
-        others. Differentiable in `cond`.
+        others.
         """
-        meant = self.intent.read(backbone, cond, noise).float()
-        wanted, weights = (values[: meant.shape[1]].to(meant) for values in (self.directions, self.weights))
-        return weighted_mean(((meant - wanted).square().sum(dim=2) + 1e-8).sqrt(), weights)
+        return weighted_mean(chords, self.weights[: chords.shape[1]].to(chords))
+
+    def excess(self, chords: Float[Tensor, "b rows"]) -> Float[Tensor, " b"]:
+        """The `distance` of which only what exceeds `CLOSE` counts.
+
+        A limb within reading error pulls no more. If it did, learning would go on where nothing is left to learn, and
+        end at vectors that suit the reader and draw no actor.
+        """
+        return self.distance((chords - CLOSE).relu())
 
 
 def degrees(distance: float) -> float:

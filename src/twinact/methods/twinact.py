@@ -140,7 +140,7 @@ class TwinAct:
             prompts = other_prompts(generator, settings.prompts_per_step, batch.captions)
             noise = torch.randn((len(prompts), *batch.noise.shape[1:]), generator=generator).to(batch.noise)
             cond = backbone.encode_text(prompts, {PLACEHOLDER: vectors})
-            terms["pose"] = self.target.distance(backbone, cond, noise).mean()
+            terms["pose"] = self.target.excess(self.target.chords(backbone, cond, noise)).mean()
             total = total + settings.pose_weight * terms["pose"]
         if settings.denoising_weight or settings.similarity_weight:
             denoised = denoise(backbone, batch, vectors)

@@ -18,6 +18,9 @@ AGREEMENT_DEGREES = 30.0
 AGREEMENT_HEIGHT = 0.25
 """Heights this close to their median are the same, in lengths of a leg."""
 
+IN_THE_AIR = 0.2
+"""Whose lowest joint is higher does not stand, in lengths of a leg: bodies and cameras differ by less."""
+
 MAJORITY = 0.6
 """A larger share of the confidence than this must agree; two pictures of one confidence have halves, or nearly."""
 
@@ -42,10 +45,13 @@ class CommonPose:
 
     @property
     def rows(self) -> tuple[Float[Tensor, "rows 2"], Float[Tensor, " rows"]]:
-        """Directions and weights of the segments and, last, of the height, as intended poses have them."""
+        """Directions and weights of the segments and, last, of the height, as intended poses have them.
+
+        Heights of those who stand do not count: models draw them on the ground anyway.
+        """
         known = torch.tensor([math.nan if self.height is None else self.height])
         directions = torch.cat([self.directions, height_directions(known.nan_to_num())])
-        return directions, torch.cat([self.weights, known.isfinite().to(self.weights)])
+        return directions, torch.cat([self.weights, (known > IN_THE_AIR).to(self.weights)])
 
 
 def common_pose(readings: PoseReading) -> CommonPose:

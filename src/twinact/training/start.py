@@ -114,8 +114,8 @@ def posed_start(
     advice = explain_out_of_memory("looking for the starting phrase", memory_advice(run.memory))
     savings = replace(PRESETS[run.memory], compile=False)
     with advice, backbone.saving(savings), autocast(backbone.device, run.precision):
-        distances = _looked(backbone, own, target, candidates, _AT_ONCE[run.memory], tell)
-        order = sorted(range(len(candidates)), key=lambda i: distances[i] + _CLAUSE_COST * len(candidates[i]))
+        looked = _looked(backbone, own, target, candidates, _AT_ONCE[run.memory], tell)
+        order = sorted(range(len(candidates)), key=lambda i: looked[i][0] + _CLAUSE_COST * len(candidates[i]))
         tried: list[int] = []
         for i in order:
             if len(tried) < _TRIED and all(len({*candidates[i]} & {*candidates[j]}) < 2 for j in tried):
@@ -127,7 +127,7 @@ def posed_start(
     best = tried[min(range(len(tried)), key=lambda k: reached[k])]
     phrases = tuple(space.phrases[i] for i in candidates[best])
     passes = backbone.passes.forward - before + 2 * len(tried) * _TRIAL_PASSES
-    return PosedStart(phrases, distances[best], passes)
+    return PosedStart(phrases, looked[best][1], passes)
 
 
 @torch.no_grad()
@@ -138,8 +138,12 @@ def _looked(
     candidates: Sequence[tuple[int, ...]],
     at_once: int,
     tell: Callable[[int], None],
-) -> list[float]:
-    """How far from the exemplars' pose lies what the model means by each candidate, in the same two prompts."""
+) -> list[tuple[float, float]]:
+    """How far from the exemplars' pose lies what the model means by each candidate, in the same two prompts.
+
+    Returns:
+        Excess and distance of each.
+    """
     generator = torch.Generator().manual_seed(0)
     prompts = other_prompts(generator, _PROMPTS)
     noise = torch.randn((_PROMPTS, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
@@ -153,10 +157,14 @@ def _looked(
             vectors[f"<phrase {number}>"] = space.vectors(space.phrase_coefficients[which], space.phrase_mask[which])
         texts = [prompts[k].replace(PLACEHOLDER, f"<phrase {number}>") for number, k in part]
         cond = backbone.encode_text(texts, vectors)
-        found.append(target.distance(backbone, cond, noise[[k for _, k in part]]).cpu())
+        found.append(target.chords(backbone, cond, noise[[k for _, k in part]]).cpu())
         tell(first + len(part))
-    distances: list[float] = torch.cat(found).unflatten(0, (-1, _PROMPTS)).mean(dim=1).tolist()
-    return distances
+    chords = torch.cat(found)
+    excess, distance = (
+        values.unflatten(0, (-1, _PROMPTS)).mean(dim=1).tolist()
+        for values in (target.excess(chords), target.distance(chords))
+    )
+    return list(zip(excess, distance, strict=True))
 
 
 def _reached(
@@ -167,25 +175,26 @@ def _reached(
     config: LearnConfig,
     scale: float,
 ) -> float:
-    """The distance from the exemplars' pose after a few steps of learning from a candidate; infinite if it diverges."""
+    """The excess over the exemplars' pose after a few steps of learning from a candidate; infinite if it diverges."""
     which = list(candidate)
     assert isinstance(config.method, TwinActConfig)
     leading, trailing = space.phrase_coefficients[which].tensor_split([config.method.rank or space.rank], dim=2)
     leading = leading.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([leading], lr=config.rate, betas=(0.9, 0.99))
-    distances = []
+    steps = []
     for step in range(_TRIAL_STEPS):
         generator = torch.Generator().manual_seed(1 + step)  # the same for all candidates
         prompts = other_prompts(generator, _PROMPTS)
         noise = torch.randn((_PROMPTS, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
         with torch.autocast(leading.device.type, enabled=False):
             vectors = space.vectors(torch.cat([leading, trailing], dim=2), space.phrase_mask[which])
-        distance = target.distance(backbone, backbone.encode_text(prompts, {PLACEHOLDER: vectors}), noise).mean()
+        chords = target.chords(backbone, backbone.encode_text(prompts, {PLACEHOLDER: vectors}), noise)
+        excess = target.excess(chords).mean()
         optimizer.zero_grad()
-        (scale * distance).backward()  # which changes nothing else: Adam's steps do not depend on it
+        (scale * excess).backward()  # which changes nothing else: Adam's steps do not depend on it
         optimizer.step()
-        distances.append(float(distance.detach()))
-    reached = sum(distances[-_TRIAL_MEAN:]) / _TRIAL_MEAN
+        steps.append(float(excess.detach()))
+    reached = sum(steps[-_TRIAL_MEAN:]) / _TRIAL_MEAN
     return reached if math.isfinite(reached) else math.inf
 
 
