@@ -157,7 +157,7 @@ def test_ray_learns_the_same_bits_although_a_worker_is_killed(model: Path, photo
     run = tmp_path / "ray" / "spin"
 
     def kill() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while not (run / "log.jsonl").is_file() or len((run / "log.jsonl").read_text().splitlines()) < 3:
             assert time.monotonic() < end
             time.sleep(0.005)
