@@ -6,7 +6,7 @@ from typing import Any
 
 from twinact.bench.world import TRUE, WORDS, WRONG
 from twinact.configs import METHODS, LearnConfig
-from twinact.configs.methods import PreservingConfig
+from twinact.configs.rivals import PreservingConfig
 
 AUTOENCODED = "true drawings, autoencoded"
 """True drawings after a round trip through the model's autoencoder, which spoils every drawing of the model alike."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from twinact.bench.contestants import settings_of
-from twinact.configs.methods import PivotalTuningConfig
+from twinact.configs.rivals import PivotalTuningConfig
 from twinact.configs.settings import Span, Tuned
 
 # Of the method's own rate, to both sides.

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, no_type_check
 
 from twinact import PLACEHOLDER
-from twinact.configs.methods import (
-    CLAUSE_MARK,
-    METHODS,
+from twinact.configs.method import MethodConfig
+from twinact.configs.methods import CLAUSE_MARK, METHODS, PublishedTwinActConfig, TwinActConfig
+from twinact.configs.rivals import (
     ADIConfig,
     CelebBasisConfig,
     ConceptPrismConfig,
@@ -18,14 +18,11 @@ from twinact.configs.methods import (
     DirectionalConfig,
     DreamBoothConfig,
     GradientFreeConfig,
-    MethodConfig,
     NeTIConfig,
     PivotalTuningConfig,
-    PublishedTwinActConfig,
     ReVersionConfig,
     TARAConfig,
     TextualInversionConfig,
-    TwinActConfig,
     XTIConfig,
 )
 from twinact.configs.settings import Bounds, Settings, check_choice, check_number, check_text, setting, unknown_setting
