@@ -268,19 +268,29 @@ def test_loss_scale_halves_on_overflow_and_doubles_after_many_good_steps() -> No
     assert again == scale
 
 
+class Growing(TextualInversion):
+    """Its loss begins at a size and grows by a tenth in every step."""
+
+    calls, size = 0, 1.0
+
+    def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        self.calls += 1
+        terms = super().loss(backbone, batch, generator)
+        return {**terms, "loss": terms["loss"] * self.size * 1.1**self.calls}
+
+
+def test_a_loss_that_grows_near_zero_stops_nothing(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
+    near = Growing(3, 5e-3)
+    near.size = 1e-3
+    result = train(near, backbone, exemplars, replace(INVERSION, steps=50), tmp_path)
+    assert result.action.vectors
+
+
 def test_a_run_that_diverges_is_stopped(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
-    class Diverging(TextualInversion):
-        calls = 0
-
-        def loss(self, backbone: Backbone, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-            self.calls += 1
-            terms = super().loss(backbone, batch, generator)
-            return {**terms, "loss": terms["loss"] * 1.1**self.calls}
-
     config = replace(INVERSION, steps=100)
     told = r"step 4\d: learning diverged: mean loss .*checkpoint of step 40 is good.*lower learning_rate \(now 0.005\)"
     with pytest.raises(TwinactError, match=told):
-        train(Diverging(3, 5e-3), backbone, exemplars, config, tmp_path, run=RunConfig(checkpoint_every=20))
+        train(Growing(3, 5e-3), backbone, exemplars, config, tmp_path, run=RunConfig(checkpoint_every=20))
     assert not (tmp_path / "leap.action.safetensors").exists()
 
 

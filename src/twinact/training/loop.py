@@ -39,6 +39,9 @@ MAX_GRADIENT_NORM = 1.0
 FINAL_RATE_SHARE = 0.1
 # A run has diverged when the mean loss of its last steps is so many times that of its first ones.
 _DIVERGED, _WINDOW_STEPS = 10.0, 20
+# Losses are about one where nothing is known. One that starts near zero, as the pose's does where the start is right
+# already, may grow tenfold and still say that all is well.
+_LEAST_FIRST = 0.05
 # What Adam keeps for each number of a parameter; what else it keeps is one number for all of them.
 _OF_EACH_NUMBER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _LOST = "numbers that are learned are not finite any more"
@@ -367,7 +370,7 @@ def _problem(values: dict[str, float], losses: list[float]) -> str | None:
     if len(losses) < 2 * _WINDOW_STEPS:
         return None
     first, last = (sum(part) / _WINDOW_STEPS for part in (losses[:_WINDOW_STEPS], losses[-_WINDOW_STEPS:]))
-    if last <= _DIVERGED * first:
+    if last <= _DIVERGED * max(first, _LEAST_FIRST):
         return None
     return f"learning diverged: mean loss {last:.3g} over {_WINDOW_STEPS} steps, {first:.3g} at first"
 
