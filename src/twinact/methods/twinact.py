@@ -54,8 +54,9 @@ class TwinAct:
 
     loss = pose_weight · pose + denoising_weight · denoising + similarity_weight · similarity + prior_weight · mean(u²)
 
-    The pose term is the distance between the exemplars' limb directions and those that the model means when others do
-    the action elsewhere: nothing but limb directions passes from the exemplars. The denoising term on the exemplars
+    The pose term is the distance between the exemplars' limbs and those that the model means when others do the action
+    elsewhere, beyond the error of reading (`PoseTarget.excess`): nothing but the directions of limbs and the height
+    above the ground passes from the exemplars. The denoising term on the exemplars
     passes all that their captions leave unsaid. The similarity term compares the clean estimate of one exemplar with
     another exemplar, through a frozen encoder that reads actions only: what two exemplars share is the action.
 
