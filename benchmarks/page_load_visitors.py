@@ -25,7 +25,7 @@ from twinact.phrases import load_phrases
 
 T = TypeVar("T")
 # All browsers share the cores with the server, and each would draw its waiting signs sixty times a second.
-SELDOM = "window.requestAnimationFrame = then => setTimeout(() => then(performance.now()), 250)"
+SELDOM = "window.requestAnimationFrame = then => setTimeout(() => then(performance.now()), 1000)"
 DESK: Any = {"width": 1280, "height": 900}
 
 

@@ -71,9 +71,8 @@ def estimate_job(job: Job, backbone: Backbone, tell: Callable[[str], None] = say
             start = space.phrases[0]
             posed = job.config.method.takes_pose and space.poses is not None
             clauses = getattr(job.config.method, "clauses", None) if posed else None
-            # Without steps, the pose table is believed.
-            if seen.begun is None and (left if posed else job.config.method.seeks_start):
-                searched = search_passes(space, len(seen.photographs.images), clauses)
+            if seen.begun is None and (posed or job.config.method.seeks_start):
+                searched = search_passes(space, len(seen.photographs.images), clauses, instant=not job.config.steps)
     tried = replace(job.config, steps=min(_TRIED_STEPS, max(1, job.config.steps)), start=start)
     quiet = {**job.run, "tracker": "none", "preview_every": 0, "checkpoint_every": _TRIED_STEPS}
     if torch.cuda.is_available():

@@ -33,8 +33,9 @@ _FIRST_PICTURES, _SECOND_NOISES, _SHORTLIST = 2, 3, 16
 # Poses are decided at high noise; at low noise all actions explain a picture alike.
 _NOISE_BIAS = 0.8
 
-_CANDIDATES = 30
-_PROMPTS = 2
+_CANDIDATES, _PROMPTS = 30, 2
+# Without steps the words are all there is: more of them that are near are worth more than a second look at each.
+_INSTANT_CANDIDATES, _INSTANT_PROMPTS = 20, 1
 # What another clause must gain: longer words are harder to adjust and to read.
 _CLAUSE_COST = 0.001
 # Words that look alike may learn to mean different poses: so many of them, unlike each other, are learned from for so
@@ -49,7 +50,7 @@ class PosedStart:
 
     Attributes:
         phrases: One or more, to be joined by "and".
-        distance: From the exemplars' pose, as in `PoseTarget.distance`; expected if no pass was spent.
+        distance: From the exemplars' pose, as in `PoseTarget.distance`.
         passes: Pictures that the denoiser saw for it; a backward pass counts as two.
     """
 
@@ -58,17 +59,20 @@ class PosedStart:
     passes: int
 
 
-def search_passes(space: ActionSpace, pictures: int, clauses: int | None = None) -> int:
+def search_passes(space: ActionSpace, pictures: int, clauses: int | None = None, *, instant: bool = False) -> int:
     """Pictures that the denoiser sees at most while the start is looked for; a backward pass counts as two.
 
     Args:
         space: Whose phrases are asked about.
         pictures: How many exemplars there are.
         clauses: As `posed_start` takes them; None where `likeliest_phrases` looks.
+        instant: Whether no steps follow.
     """
     if clauses is not None:
         early = 1 if space.poses is None else space.poses.steps
-        return _CANDIDATES * clauses * _PROMPTS * early + _TRIED * _TRIAL_PASSES * (early + 2)
+        each = _INSTANT_CANDIDATES * _INSTANT_PROMPTS if instant else _CANDIDATES * _PROMPTS
+        looks = each * clauses * early
+        return looks if instant else looks + _TRIED * _TRIAL_PASSES * (early + 2)
     shortest = min(_SHORTLIST, len(space.phrases))
     return len(space.phrases) * min(_FIRST_PICTURES, pictures) + shortest * pictures * _SECOND_NOISES
 
@@ -83,14 +87,14 @@ def posed_start(
 ) -> PosedStart:
     """The phrases of a space from which the exemplars' pose is learned best.
 
-    The pose table says which are likely. The model is asked what it means by these, and a few of the nearest, which
-    share at most one phrase, are learned from for some steps.
+    The pose table says which are likely. The model is asked what it means by these, and the nearest is taken where no
+    steps follow; else a few of the nearest, which share at most one phrase, are learned from for some steps.
 
     Args:
         backbone: The model.
         space: With a pose table.
         target: The exemplars' pose.
-        config: Of TwinAct. Without steps, the table's word is taken for it, without a pass of the denoiser.
+        config: Of TwinAct.
         run: Precision and memory.
         progress: Called with the passes done, and in all.
 
@@ -98,13 +102,14 @@ def posed_start(
         OutOfMemory: It does not fit into memory.
     """
     assert space.poses is not None and isinstance(config.method, TwinActConfig)
-    likely = space.poses.nearest(target.directions, target.weights, config.method.clauses, _CANDIDATES)
-    if not config.steps:
-        numbers, expected = min(likely, key=lambda one: one[1] + _CLAUSE_COST * len(one[0]))
-        return PosedStart(tuple(space.phrases[i] for i in numbers), math.sqrt(max(expected, 0.0)), 0)
+    if config.steps:
+        count, prompts, tries = _CANDIDATES, _PROMPTS, _TRIED
+    else:
+        count, prompts, tries = _INSTANT_CANDIDATES, _INSTANT_PROMPTS, 0
+    likely = space.poses.nearest(target.directions, target.weights, config.method.clauses, count)
     candidates = [numbers for numbers, _ in likely]
-    looks, trial = len(candidates) * _PROMPTS, 3 * _TRIAL_PASSES
-    whole = looks + _TRIED * trial
+    looks, trial = len(candidates) * prompts, 3 * _TRIAL_PASSES
+    whole = looks + tries * trial
 
     def tell(done: int) -> None:
         if progress is not None:
@@ -114,17 +119,17 @@ def posed_start(
     advice = explain_out_of_memory("looking for the starting phrase", memory_advice(run.memory))
     savings = replace(PRESETS[run.memory], compile=False)
     with advice, backbone.saving(savings), autocast(backbone.device, run.precision):
-        looked = _looked(backbone, own, target, candidates, _AT_ONCE[run.memory], tell)
+        looked = _looked(backbone, own, target, candidates, prompts, _AT_ONCE[run.memory], tell)
         order = sorted(range(len(candidates)), key=lambda i: looked[i][0] + _CLAUSE_COST * len(candidates[i]))
         tried: list[int] = []
         for i in order:
-            if len(tried) < _TRIED and all(len({*candidates[i]} & {*candidates[j]}) < 2 for j in tried):
+            if len(tried) < tries and all(len({*candidates[i]} & {*candidates[j]}) < 2 for j in tried):
                 tried.append(i)
         reached = []
         for number, i in enumerate(tried, start=1):
             reached.append(_reached(backbone, own, target, candidates[i], config, LossScale.of(run.precision).value))
             tell(looks + number * trial if number < len(tried) else whole)
-    best = tried[min(range(len(tried)), key=lambda k: reached[k])]
+    best = tried[min(range(len(tried)), key=lambda k: reached[k])] if tried else order[0]
     phrases = tuple(space.phrases[i] for i in candidates[best])
     passes = backbone.passes.forward - before + 2 * len(tried) * _TRIAL_PASSES
     return PosedStart(phrases, looked[best][1], passes)
@@ -136,18 +141,19 @@ def _looked(
     space: ActionSpace,
     target: PoseTarget,
     candidates: Sequence[tuple[int, ...]],
+    count: int,
     at_once: int,
     tell: Callable[[int], None],
 ) -> list[tuple[float, float]]:
-    """How far from the exemplars' pose lies what the model means by each candidate, in the same two prompts.
+    """How far from the exemplars' pose lies what the model means by each candidate, in the same `count` prompts.
 
     Returns:
         Excess and distance of each.
     """
     generator = torch.Generator().manual_seed(0)
-    prompts = other_prompts(generator, _PROMPTS)
-    noise = torch.randn((_PROMPTS, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
-    rows = [(number, k) for number in range(len(candidates)) for k in range(_PROMPTS)]
+    prompts = other_prompts(generator, count)
+    noise = torch.randn((count, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
+    rows = [(number, k) for number in range(len(candidates)) for k in range(count)]
     found = []
     for first in range(0, len(rows), at_once):
         part = rows[first : first + at_once]
@@ -161,7 +167,7 @@ def _looked(
         tell(first + len(part))
     chords = torch.cat(found)
     excess, distance = (
-        values.unflatten(0, (-1, _PROMPTS)).mean(dim=1).tolist()
+        values.unflatten(0, (-1, count)).mean(dim=1).tolist()
         for values in (target.excess(chords), target.distance(chords))
     )
     return list(zip(excess, distance, strict=True))

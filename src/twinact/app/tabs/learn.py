@@ -37,7 +37,7 @@ _PHASES = {
 def build(page: Page) -> None:
     """The widgets of the tab, and what they call."""
     draft, asked = gr.State(None), gr.State(None)
-    shown = gr.State((None, -1))
+    shown = gr.State((None, -1, "", ""))
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             files = gr.File(
@@ -145,17 +145,19 @@ def build(page: Page) -> None:
         return drawn + hints(*(f"{one}." for one in heard), f"Draw and Mix have it as {name}{AT_ONCE}.")
 
     @told
-    def look(chosen: str | None, before: tuple[str | None, int]) -> tuple[Any, ...]:
+    def look(chosen: str | None, before: tuple[str | None, int, str, str]) -> tuple[Any, ...]:
         if not chosen or chosen not in page.folder.runs():
             return (gr.skip(),) * 5
         state = page.runs.state(chosen)
-        seen = (chosen, len(state.previews))
-        sheets: Any = gr.skip()
-        if seen != before:
-            sheets = figures(_previews(state), "Previews, always with the same seeds", "15rem")
         chart = curve(state.losses, f"loss over {len(state.losses)} steps") if state.losses else ""
         chart = f"<figure class='loss'><figcaption>Loss</figcaption>{chart}</figure>" if chart else ""
-        return _status(state), chart, sheets, page.runs.command_of(chosen), seen
+        seen = (chosen, len(state.previews), _status(state), chart)
+        if seen == before:
+            return (gr.skip(),) * 5
+        sheets: Any = gr.skip()
+        if seen[:2] != before[:2]:
+            sheets = figures(_previews(state), "Previews, always with the same seeds", "15rem")
+        return *seen[2:], sheets, page.runs.command_of(chosen), seen
 
     @told
     def listed() -> Any:
