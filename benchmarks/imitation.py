@@ -25,7 +25,6 @@ import torch
 from twinact import PLACEHOLDER
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.shipped import judges_dir
-from twinact.bench.contracts import Task
 from twinact.bench.poses import photographed_pose, photographed_poses, write_pose_exemplars
 from twinact.bench.world import WORDS, JudgedPictures, world_task
 from twinact.configs import LearnConfig, RunConfig
@@ -48,7 +47,12 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "refined": {},
     "refined, one clause": {"clauses": 1},
     "refined, two clauses": {"clauses": 2},
+    "refined, 1 exemplar": {"exemplars": 1},
+    "refined, 3 exemplars": {"exemplars": 3},
+    "refined, 10 exemplars": {"exemplars": 10},
+    "refined, LoRA": {"lora_rank": 8},
     "refined and denoising": {"denoising_weight": 1.0, "steps": 80},
+    "refined and denoising, LoRA": {"denoising_weight": 1.0, "steps": 80, "lora_rank": 8},
     "denoising": {"pose_weight": 0.0, "steps": 100},
     "denoising, rank 16": {"pose_weight": 0.0, "rank": 16, "steps": 100},
     "denoising, outside, rank 64": {"pose_weight": 0.0, "rank": 64, "steps": 100, "ordering": "outside"},
@@ -58,27 +62,30 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "conceptprism": {"method": "conceptprism", "steps": 100},
 }
 """Settings of each way that learns; the others are words, chosen with knowledge of the truth. An "ordering" is that of
-the space's components, of which `rank` takes the first."""
+the space's components, of which `rank` takes the first; "exemplars" is how many there are, five if nothing is said."""
+EXEMPLARS = 5
 SHARES = ("joint", "clean", "action", "actor", "leak", "shared_place", "shared_thing", "shared_light")
 SHOWN = ("a panda", "a robot", "a frog", "a chef", "a woman in a red dress")
 SHARED = ("shared_place", "shared_thing", "shared_light")
 _JUDGED = {"leak": "leak_actor", **{name: name.replace("shared", "leak") for name in SHARED}}
 
 
-def measured(way: str, task: Task, work: Path, backbone: Backbone, judges: JudgedPictures, run: RunConfig) -> None:
-    """Learn and draw one action in one way, and write what was measured, unless it is there."""
-    target = work / way.replace(" ", "-").replace(",", "") / f"{task.name}.json"
+def measured(way: str, name: str, work: Path, backbone: Backbone, judges: JudgedPictures, run: RunConfig) -> None:
+    """Learn and draw one dev action in one way, and write what was measured, unless it is there."""
+    target = work / way.replace(" ", "-").replace(",", "") / f"{name}.json"
     if target.is_file():
         return
-    folder, exemplars = target.with_suffix(""), work / "exemplars" / task.name
+    settings = dict(WAYS.get(way, {}))
+    count = settings.pop("exemplars", EXEMPLARS)
+    task = world_task(DEV_ACTIONS[name], ACTORS, unsaid=True, exemplars=count)
+    folder, exemplars = target.with_suffix(""), work / f"exemplars-{count}" / task.name
     if not exemplars.is_dir():
         task.write_exemplars(exemplars, backbone.image_size)
     row: dict[str, Any] = {"task": task.name, "kind": task.kind, "passes": 0, "seconds": 0.0, "told": []}
     prompts, vectors = task.words.get(way), None
     if prompts is None:
-        settings = {"name": task.name, **WAYS[way]}
         space = ordered_space(settings.pop("ordering", None), backbone, work)
-        config = LearnConfig.from_dict(settings)
+        config = LearnConfig.from_dict({"name": task.name, **settings})
         job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run=asdict(run))
         began = time.perf_counter()
         learned = run_job(job, backbone=backbone, tell=row["told"].append)
@@ -175,7 +182,7 @@ def main() -> None:
     judges = JudgedPictures(eyes)
     for way in given.methods:
         for name in given.actions:
-            measured(way, world_task(DEV_ACTIONS[name], ACTORS, unsaid=True), given.work, backbone, judges, run)
+            measured(way, name, given.work, backbone, judges, run)
     rows = {
         way: [json.loads(path.read_text()) for path in sorted((given.work / folder).glob("*.json"))]
         for way, folder in ((way, way.replace(" ", "-").replace(",", "")) for way in (*WORDS, *WAYS))

@@ -77,7 +77,9 @@ def build(page: Page) -> None:
     first = gr.HTML()
     with gr.Column(visible=bool(page.folder.runs())) as refined:
         with gr.Row(equal_height=False, elem_classes="beside"):
-            run = gr.Dropdown(page.folder.runs(), label="Refined by a run", allow_custom_value=True, scale=3)
+            run = gr.Dropdown(
+                page.folder.runs(), value=None, label="Refined by a run", allow_custom_value=True, scale=3
+            )
             stop = gr.Button("Stop", scale=1, min_width=90)
             go_on = gr.Button("Go on", scale=1, min_width=90)
         status = gr.HTML()
@@ -160,11 +162,13 @@ def build(page: Page) -> None:
         return *seen[2:], sheets, page.runs.command_of(chosen), seen
 
     @told
-    def listed() -> Any:
+    def listed(chosen: str | None) -> Any:
         names = page.folder.runs()
-        at_work = (name for name in names if page.runs.state(name).at_work)
-        value = next(at_work, next(iter(names), None))
-        return gr.Dropdown(choices=names, value=value), gr.Column(visible=bool(names))
+        update = gr.Dropdown(choices=names)
+        if chosen not in names:
+            at_work = (name for name in names if page.runs.state(name).at_work)
+            update = gr.Dropdown(choices=names, value=next(at_work, next(iter(names), None)))
+        return update, gr.Column(visible=bool(names))
 
     files.change(taken, [files, table], [draft, tiles, captions], **MODEL)
     example.change(shipped, [example, table], [draft, tiles, captions, name], **MODEL)
@@ -177,7 +181,7 @@ def build(page: Page) -> None:
         happening(look, [run, shown], watched, show_progress="hidden", trigger_mode="always_last")
     stop.click(told(page.runs.stop), run, None).then(look, [run, shown], watched)
     go_on.click(told(page.runs.go_on), run, None).then(look, [run, shown], watched)
-    page.on_load.append(Call(listed, [], [run, refined]))
+    page.on_load.append(Call(listed, [run], [run, refined]))
 
 
 def _new_draft(page: Page) -> Path:
