@@ -139,7 +139,7 @@ class TwinAct:
         total = settings.prior_weight * terms["prior"]
         if settings.pose_weight and self.target is not None:
             prompts = other_prompts(generator, settings.prompts_per_step, batch.captions)
-            noise = torch.randn((len(prompts), *batch.noise.shape[1:]), generator=generator).to(batch.noise)
+            noise = torch.randn((len(prompts), *backbone.latent_shape), generator=generator).to(batch.noise)
             cond = backbone.encode_text(prompts, {PLACEHOLDER: vectors})
             terms["pose"] = self.target.excess(self.target.chords(backbone, cond, noise)).mean()
             total = total + settings.pose_weight * terms["pose"]
