@@ -46,7 +46,9 @@ def options_of(group: Any, path: tuple[str, ...] = ()) -> dict[str, set[str]]:
         if hasattr(command, "commands"):
             found |= options_of(command, (*path, name))
         else:
-            found[" ".join((*path, name))] = {option for one in command.params for option in one.opts} | {"--help"}
+            found[" ".join((*path, name))] = {
+                option for one in command.params for option in (*one.opts, *one.secondary_opts)
+            } | {"--help"}
     return found
 
 
