@@ -16,6 +16,7 @@ from small import PHRASES, small_space, vitpose
 from tiny import tiny_sd
 from twinact import PLACEHOLDER
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.facts import ModelFacts
 from twinact.backbones.features import middle_block, predict_with_map, up_block
 from twinact.backbones.memory import Savings
 from twinact.bench.poses import photographed_poses, write_pose_exemplars
@@ -28,7 +29,9 @@ from twinact.intent.measure import MeasuredIntent, correlation
 from twinact.intent.pose_table import plan, pose_table
 from twinact.jobs.job import Job
 from twinact.jobs.run import run_job
+from twinact.readers import FOLDER, LatentActionEncoder
 from twinact.readers.body import SEGMENTS
+from twinact.readers.latent import EncoderConfig
 from twinact.runs.folder import MARKER
 from twinact.space import ActionSpace
 from twinact.space.action_space import FORMAT_VERSION
@@ -102,6 +105,13 @@ def test_hooks_are_gone_even_after_an_error() -> None:
     with pytest.raises(Exception, match=r"."):
         predict_with_map(backbone, noisy(backbone)[:, :1], times(backbone, 1, 1), backbone.encode_text(PROMPTS))
     assert hooks(backbone) == before
+
+
+def test_a_compiled_denoiser_is_asked_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take no notice of hooks that come after its first call."""
+    backbone = backbone_of("sd")
+    monkeypatch.setattr(backbone.denoiser, "_compiled_call_impl", compiled := object())
+    assert features_of(backbone).ndim == 4 and backbone.denoiser._compiled_call_impl is compiled
 
 
 def test_blocks_are_those_with_enough_cells_and_those_in_the_middle() -> None:
@@ -305,6 +315,27 @@ def test_lessons_keep_a_sample_that_fits() -> None:
     assert [len(one) for one in drawn.said[:4]] == [0, 0, 1, 1] and len(drawn.said[-1]) == 2
 
 
+def test_a_head_is_taught_by_the_reader_of_a_model_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_sd().save_pretrained(tmp_path / "model")
+    segments = ((0, 1), (1, 2))
+    LatentActionEncoder(EncoderConfig(4, 3, segments, width=8, deep=8)).save(tmp_path / "model" / FOLDER)
+    ModelFacts(intent_steps=2).write(tmp_path / "model")
+    (tmp_path / "phrases.txt").write_text("# Body\n" + "\n".join(PHRASES))
+    monkeypatch.setattr("twinact.intent.head_training.train_head", partial(train_head, steps=2))
+    monkeypatch.setattr("twinact.intent.measure.ENOUGH", -1.0)
+    common = ["space", "build", "--model", tmp_path / "model", "--phrases", tmp_path / "phrases.txt", "--slots", "2",
+              "--drawings", "4"]  # fmt: skip
+    assert "head on the model's features" not in done(*common, "--out", tmp_path / "without").stderr
+    assert "it is kept" in done(*common, "--out", tmp_path / "with", "--head").stderr
+    without, with_head = (ActionSpace.load(tmp_path / f"{name}.space.safetensors") for name in ("without", "with"))
+    assert without.poses is not None and without.poses.head is None and without.hash == with_head.hash
+    assert with_head.poses is not None and with_head.poses.head is not None
+    assert with_head.poses.head.segments == segments and with_head.poses.steps == 2
+    assert torch.equal(with_head.poses.directions, without.poses.directions)
+
+
 def test_building_a_space_keeps_a_head_that_is_good_enough_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +359,7 @@ def test_building_a_space_keeps_a_head_that_is_good_enough_alone(
     said, head = build("few", "--drawings", "1")
     assert "too few drawings to measure a head" in said and head is None
     said, head = build("without", "--drawings", "4", "--no-head")
-    assert "head" not in said and head is None
+    assert "head on" not in said and head is None
     monkeypatch.setattr("twinact.intent.measure.ENOUGH", -1.0)
     said, head = build("good", "--drawings", "4")
     assert "it is kept" in said and head is not None

@@ -86,6 +86,13 @@ class Taught:
     held_out: int
 
 
+def held_out(said: Sequence[tuple[int, ...]]) -> set[int]:
+    """Numbers of the phrases that a head is not taught: a tenth of those that drawings say, always the same."""
+    every = 1 + max((i for row in said for i in row), default=0)
+    order = torch.randperm(every, generator=torch.Generator().manual_seed(_SEED))
+    return set(order[: max(1, every // _HELD_OUT)].tolist())
+
+
 def train_head(
     backbone: Backbone,
     lessons: Lessons,
@@ -109,9 +116,7 @@ def train_head(
     Returns:
         None where too few drawings of held-out phrases are kept to measure it.
     """
-    generator = torch.Generator().manual_seed(_SEED)
-    order = torch.randperm(1 + max((i for row in said for i in row), default=0), generator=generator)
-    held = set(order[: max(1, len(order) // _HELD_OUT)].tolist())
+    generator, held = torch.Generator().manual_seed(_SEED), held_out(said)
     told = [set(said[number]) for number in lessons.numbers]
     own = [i for i, phrases in enumerate(told) if not phrases & held]
     test = [i for i, phrases in enumerate(told) if phrases and phrases <= held]
