@@ -46,7 +46,9 @@ def options_of(group: Any, path: tuple[str, ...] = ()) -> dict[str, set[str]]:
         if hasattr(command, "commands"):
             found |= options_of(command, (*path, name))
         else:
-            found[" ".join((*path, name))] = {option for one in command.params for option in one.opts} | {"--help"}
+            found[" ".join((*path, name))] = {
+                option for one in command.params for option in (*one.opts, *one.secondary_opts)
+            } | {"--help"}
     return found
 
 
@@ -151,6 +153,24 @@ def test_the_table_of_the_stress_test_is_that_of_its_results() -> None:
     assert told == {name: tuple(row[key] for key in keys) for name, row in results.items()}
     kills = results["kills"]
     assert f"{kills['kills']} SIGKILLs, {kills['inside saves']} of them inside saves" in PAGES["reliability.md"]
+
+
+def test_what_is_told_of_the_head_is_what_was_measured() -> None:
+    found = json.loads((ROOT / "benchmarks/results/feature_head.json").read_text(encoding="utf-8"))
+    text = " ".join(PAGES["space.md"].partition("## A head that reads")[2].split())
+    taught, head = found["head and reader, same estimate"], found["head and finished"]
+    own = found["own reader and finished"]
+    cosines = found["cosine of gradients, head and reader"]
+    for told in (
+        f"taught by {found['drawings taught']:,} drawings",
+        f"correlation of {taught['correlation']:g} (limbs within {taught['median angle']:g}°",
+        f"in {found['finished drawings']} finished drawings it is {head['median angle']:g}° away",
+        f"away, at a correlation of {head['correlation']:g}; nano's own reader",
+        f"at the same step {own['median angle']:g}°, at {own['correlation']:g}",
+        f"cosine is {cosines['median']:.2f} in the median of eight phrases, and {cosines['least']:.2f} in the least",
+    ):
+        assert told in text, told
+    assert "takes a sixteenth" in text and round(found["time of a read, head is 1"]["decoding and ViTPose"]) == 16
 
 
 def test_counts_of_the_world_are_right() -> None:

@@ -120,6 +120,7 @@ class Backbone(ABC):
         folder: Where the model was read from; None for one that was made in memory.
         model_id: Name, and what the model is known by, as in "name@digits"; see `twinact.backbones.weights.identity`.
         tokenizer_hash: 16 hex digits over the vocabulary and merges of all tokenizers.
+        pose_block: Name, inside the denoiser, of the block whose output tells where limbs are; see `pose_map`.
         passes: What the denoiser has done so far.
         cross_attention: What the cross-attention layers of a UNet read, by name, in the order in which they are run;
             empty in families without such layers, as all with joint attention are.
@@ -133,6 +134,7 @@ class Backbone(ABC):
 
     denoiser: nn.Module
     lora_targets: tuple[str, ...]
+    pose_block: str
     guidance: float
     steps: int = 25
     intent_steps: int | None = None
@@ -302,6 +304,10 @@ class Backbone(ABC):
         self, x_t: Float[Tensor, "b c h w"], t: Shaped[Tensor, " b"], cond: TextCond
     ) -> Float[Tensor, "b c h w"]:
         """`predict`, in the words of the family's denoiser."""
+
+    @abstractmethod
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        """What `pose_block` has put out for latents of `latent_shape`, as a map of features."""
 
     def clean(
         self, x_t: Float[Tensor, "b c h w"], t: Shaped[Tensor, " b"], prediction: Float[Tensor, "b c h w"]

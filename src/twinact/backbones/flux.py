@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
+from twinact.backbones.features import map_of_last, middle_block
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, splice
 from twinact.errors import ConfigError
@@ -42,6 +43,11 @@ class FluxTransformer(Backbone):
         side = self.image_size // pipeline.vae_scale_factor
         self.latent_shape = (self.denoiser.config.in_channels // 4, side, side)
         self.noising = FlowNoising.from_scheduler(self._scheduler, (side // 2) ** 2, self.device)
+        self.pose_block = middle_block(self.denoiser, "transformer_blocks", "single_transformer_blocks")
+
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        _, h, w = self.latent_shape
+        return map_of_last(output, h // 2, w // 2)
 
 
 class Flux(FluxTransformer):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
+from twinact.backbones.features import map_of_last, middle_block
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.qwen import chat_template, drop_unread_layers, language_model, read_prompts
 from twinact.errors import ConfigError
@@ -52,6 +53,7 @@ class Flux2Klein(Backbone):
         side = self.image_size // (2 * pipeline.vae_scale_factor)
         self.latent_shape = (config.in_channels, side, side)
         self.noising = FlowNoising.from_scheduler(self._scheduler, side**2, self.device)
+        self.pose_block = middle_block(self.denoiser, "transformer_blocks", "single_transformer_blocks")
 
     def encode_image(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         latents = self._vae.encode(images.to(self._vae.device, self._vae.dtype)).latent_dist.mode()
@@ -92,6 +94,9 @@ class Flux2Klein(Backbone):
             img_ids=torch.cartesian_prod(none, torch.arange(h), torch.arange(w), none).to(self.device),
         ).sample
         return predicted.transpose(1, 2).reshape(b, c, h, w)
+
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        return map_of_last(output, *self.latent_shape[1:])
 
     def passes_a_step(self, guidance: float) -> int:
         return 1 if self._distilled else super().passes_a_step(guidance)

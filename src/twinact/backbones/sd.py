@@ -10,6 +10,7 @@ from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.cross_attention import readers
+from twinact.backbones.features import up_block
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import encode, splice
 
@@ -33,6 +34,7 @@ class StableDiffusion(Backbone):
         height, width = (side, side) if isinstance(side, int) else side
         self.latent_shape = (self.denoiser.config.in_channels, height, width)
         self.image_size = height * pipeline.vae_scale_factor
+        self.pose_block = up_block(self.denoiser, min(height, width))
         noisiest = int(self.noising.noisiest(1))
         self.cross_attention = readers(self.denoiser, self._tokenizers[0].model_max_length, noisiest)
 
@@ -51,6 +53,9 @@ class StableDiffusion(Backbone):
         self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond
     ) -> Float[Tensor, "b c h w"]:
         return self.denoiser(x_t, t, encoder_hidden_states=cond.hidden).sample
+
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        return output
 
     def _pipeline_options(self) -> dict[str, Any]:
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

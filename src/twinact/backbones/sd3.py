@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
+from twinact.backbones.features import map_of_last, middle_block
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.text import by_encoder, encode, splice
 from twinact.backbones.weights import read_config
@@ -39,8 +40,9 @@ class StableDiffusion3(Backbone):
         side = pipeline.default_sample_size
         self.latent_shape = (self.denoiser.config.in_channels, side, side)
         self.image_size = side * pipeline.vae_scale_factor
-        tokens = (side // self.denoiser.config.patch_size) ** 2
-        self.noising = FlowNoising.from_scheduler(self._scheduler, tokens, self.device)
+        self._rows = side // self.denoiser.config.patch_size
+        self.noising = FlowNoising.from_scheduler(self._scheduler, self._rows**2, self.device)
+        self.pose_block = middle_block(self.denoiser, "transformer_blocks")
 
     @classmethod
     def _loading_options(cls, folder: Path) -> dict[str, Any]:
@@ -72,3 +74,6 @@ class StableDiffusion3(Backbone):
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: TextCond
     ) -> Float[Tensor, "b c h w"]:
         return self.denoiser(x_t, timestep=t, encoder_hidden_states=cond.hidden, pooled_projections=cond.pooled).sample
+
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        return map_of_last(output, self._rows, self._rows)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.cross_attention import readers
+from twinact.backbones.features import up_block
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
 from twinact.backbones.text import by_encoder, encode, splice
@@ -45,6 +46,7 @@ class StableDiffusionXL(Backbone):
         side = pipeline.default_sample_size
         self.latent_shape = (self.denoiser.config.in_channels, side, side)
         self.image_size = side * pipeline.vae_scale_factor
+        self.pose_block = up_block(self.denoiser, side)
         noisiest = int(self.noising.noisiest(1))
         self.cross_attention = readers(self.denoiser, self._tokenizers[0].model_max_length, noisiest)
 
@@ -85,6 +87,9 @@ class StableDiffusionXL(Backbone):
             encoder_hidden_states=cond.hidden,
             added_cond_kwargs={"text_embeds": cond.pooled, "time_ids": time_ids},
         ).sample
+
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        return output
 
     def pipeline_arguments(self, cond: TextCond, negative_prompt: str, guidance: float) -> dict[str, Any]:
         arguments = super().pipeline_arguments(cond, negative_prompt, guidance)

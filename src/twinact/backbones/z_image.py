@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.features import map_of_tokens, middle_block
 from twinact.backbones.noising import FlowNoising
 from twinact.backbones.qwen import chat_template, language_model, read_prompts
 
@@ -43,6 +44,7 @@ class ZImage(Backbone):
         side = self.image_size // pipeline.vae_scale_factor
         self.latent_shape = (self.denoiser.config.in_channels, side, side)
         self.noising = FlowNoising.from_scheduler(self._scheduler, (side // 2) ** 2, self.device)
+        self.pose_block = middle_block(self.denoiser, "layers")
 
     def _encode_text(
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
@@ -62,6 +64,10 @@ class ZImage(Backbone):
             _without_padding(cond),
         ).sample
         return -torch.stack(outputs).squeeze(2).to(x_t.dtype)
+
+    def pose_map(self, output: Any) -> Float[Tensor, "b c h w"]:
+        h, w = self.latent_shape[1] // 2, self.latent_shape[2] // 2
+        return map_of_tokens(output[:, : h * w], h, w)  # the picture stands before the text here
 
     def passes_a_step(self, guidance: float) -> int:
         return 2 if guidance > 0 else 1

@@ -19,7 +19,8 @@ from twinact.storage import SPACE_SUFFIX
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinact.backbones.backbone import TokenTable
+    from twinact.backbones.backbone import Backbone, TokenTable
+    from twinact.intent.head_training import Lessons
     from twinact.space import ActionSpace
     from twinact.space.pose_table import PoseTable
 
@@ -60,12 +61,24 @@ def build(
     ] = "own",
     weights: Annotated[str | None, typer.Option(help="Name or folder of ViTPose's network.")] = None,
     drawings: Annotated[int, typer.Option(min=1, max=1000, help="Drawings of each phrase that are looked at.")] = 8,
+    head: Annotated[
+        bool | None,
+        typer.Option(
+            "--head/--no-head",
+            help="Teach a small network to read the poses off the model's own features, so that learning decodes "
+            "nothing; it is kept if it reads as the reader does. Without --head, only for readers other than 'own'.",
+        ),
+    ] = None,
 ) -> None:
     """Build the space that action phrases span in a model's token embeddings."""
     check_choice("--ordering", ordering, ORDERINGS)
     check_choice("--reader", reader, ("own", "vitpose"))
     if ordering != ORDERINGS[0] and rank is not None:
         raise ConfigError("--rank keeps components by their variance; with another --ordering, give --rank to 'learn'")
+    if head and not poses:
+        raise ConfigError(
+            "--head is taught by the poses of the phrases, and --no-poses leaves these out; leave one out"
+        )
     target = new_file(with_suffix(out, SPACE_SUFFIX))
     texts = None if phrases is None else _read_phrases(phrases)
     say(f"opening model {model}")
@@ -75,7 +88,8 @@ def build(
     words = load_words(model)
     space = _ordered(build_space(words, rank, slots=slots, phrases=texts), words.token_tables(), ordering)
     if poses and (reader == "vitpose" or measured_steps(model) is not None):
-        space = _with_poses(space, model, reader, weights, drawings)
+        taught = reader != "own" if head is None else head
+        space = _with_poses(space, model, reader, weights, drawings, taught)
     elif poses:
         say(
             "this model has not been measured for the pose that it means, so the space gets no pose table; "
@@ -102,21 +116,26 @@ def _ordered(space: "ActionSpace", tables: "Sequence[TokenTable]", ordering: str
     return space
 
 
-def _with_poses(space: "ActionSpace", model: str, reader: str, weights: str | None, drawings: int) -> "ActionSpace":
-    from twinact.intent import EarlyPose, intended_pose
+def _with_poses(
+    space: "ActionSpace", model: str, reader: str, weights: str | None, drawings: int, head: bool
+) -> "ActionSpace":
+    from twinact.intent import EarlyPose
     from twinact.intent.eyes import open_eyes
+    from twinact.intent.head_training import Lessons
     from twinact.intent.measure import ENOUGH, measure_intent
     from twinact.intent.pose_table import pose_table
     from twinact.space.pose_table import OWN
 
     backbone = open_model(model)
-    name, intent = OWN, intended_pose(backbone) if reader == OWN else None
+    name, steps = OWN, backbone.intent_steps
     if reader != OWN:
         from twinact.readers.vitpose import WEIGHTS
 
         name = weights or WEIGHTS
-        eyes = open_eyes(name, backbone)
-        assert eyes is not None
+    eyes = open_eyes(name, backbone)
+    if eyes is None:
+        return space
+    if reader != OWN:
         with progress("looking when the model shows its pose") as advance:
             measured = measure_intent(backbone, eyes, space.phrases, progress=advance)
         told = ", ".join(f"{value:.2f} after {count}" for count, value in measured.correlations.items())
@@ -124,12 +143,36 @@ def _with_poses(space: "ActionSpace", model: str, reader: str, weights: str | No
         if measured.steps is None:
             say(f"none is {ENOUGH:g} or more, so the space gets no pose table and actions are learned by denoising")
             return space
-        intent = EarlyPose(eyes, measured.steps)
-    if intent is None:
-        return space
+        steps = measured.steps
+    assert steps is not None
+    lessons = Lessons(eyes, steps) if head else None
+    intent = lessons or EarlyPose(eyes, steps)
     with progress("looking at the phrases") as advance:
         table = pose_table(backbone, intent, space.phrases, drawings=drawings, reader=name, progress=advance)
-    return replace(space, poses=table)
+    return replace(space, poses=table if lessons is None else _with_head(table, backbone, lessons, space.phrases))
+
+
+def _with_head(table: "PoseTable", backbone: "Backbone", lessons: "Lessons", phrases: "Sequence[str]") -> "PoseTable":
+    """The table with a head, if one reads well enough; tells how well it does."""
+    from twinact.intent.head_training import train_head
+    from twinact.intent.measure import ENOUGH
+    from twinact.intent.pose_table import plan
+
+    said = plan(phrases, table.drawings, backbone.latent_shape).said
+    with progress("teaching the head") as advance:
+        taught = train_head(backbone, lessons, said, progress=advance)
+    if taught is None:
+        say("too few drawings to measure a head: there is none, and learning reads poses as this command did")
+        return table
+    value, kept = taught.head.correlation, taught.head.correlation >= ENOUGH
+    verdict = (
+        "it is kept" if kept else f"that is below {ENOUGH:g}: it is not kept, and learning reads as this command did"
+    )
+    say(
+        f"head on the model's features, taught by {taught.drawings} drawings: correlation {value:.3f} with the reader "
+        f"in {taught.held_out} drawings of phrases that it was not taught; {verdict}"
+    )
+    return replace(table, head=taught.head) if kept else table
 
 
 @app.command("show")
@@ -174,6 +217,8 @@ def show(
     if facts["poses"] is not None:
         told = ", ".join(f"{one['phrase']} ({one['agreement']:.2f})" for one in facts["poses"]["least sure"])
         typer.echo(f"poses    {facts['poses']['drawings']} drawings of each phrase; least sure: {told}")
+        if facts["poses"]["head"] is not None:
+            typer.echo(f"head     reads them off the model's features; correlation {facts['poses']['head']:.2f}")
     held = "  ".join(f"{share:>5.0%}" for share in _SHARES)
     typer.echo(f"\nslot  distinct  rank  components that hold {held} of the variance")
     for row in facts["per_slot"]:
@@ -199,7 +244,12 @@ def _read_phrases(path: Path) -> list[str]:
 def _pose_facts(space: "ActionSpace", poses: "PoseTable") -> dict[str, Any]:
     order = poses.score.argsort()[:_LEAST].tolist()
     least = [{"phrase": space.phrases[i], "agreement": round(float(poses.score[i]), 3)} for i in order]
-    return {"drawings": poses.drawings, "agreement": round(float(poses.score.mean()), 3), "least sure": least}
+    return {
+        "drawings": poses.drawings,
+        "agreement": round(float(poses.score.mean()), 3),
+        "head": None if poses.head is None else round(poses.head.correlation, 3),
+        "least sure": least,
+    }
 
 
 def _slot_facts(space: "ActionSpace", slot: int) -> dict[str, Any]:

@@ -10,8 +10,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from twinact.backbones.backbone import Backbone, TextCond
+from twinact.backbones.features import predict_with_map
 from twinact.configs import EARLY_STEPS
+from twinact.errors import CheckpointError
 from twinact.intent.eyes import Eyes, open_eyes
+from twinact.intent.feature_head import FeatureHead, check_features, coarse
+from twinact.space.pose_head import PoseHead
 from twinact.space.pose_table import OWN, PoseTable, weighted_mean
 
 DRAWING = int(EARLY_STEPS.high)
@@ -59,11 +63,46 @@ class EarlyPose:
         self._eyes = eyes
 
     def read(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
-        times, x = early_times(backbone, self.steps, len(noise)), noise
-        with torch.no_grad():
-            for t, following in pairwise(times):
-                x = step_on(backbone, x, t, following, backbone.predict(x, t, cond))
-        return self._eyes.directions(backbone, backbone.clean(x, times[-1], backbone.predict(x, times[-1], cond)))
+        x, t = last_step(backbone, cond, noise, self.steps)
+        return self._eyes.directions(backbone, backbone.clean(x, t, backbone.predict(x, t, cond)))
+
+
+class HeadPose:
+    """Draws the first steps from pure noise, and reads the pose off the denoiser's features in the last of them.
+
+    As `EarlyPose`, but no estimate is decoded and no other network asked, and the gradient need not pass what the
+    denoiser does behind those features.
+
+    Args:
+        head: Trained for the model in as many steps.
+        steps: Of `DRAWING`.
+    """
+
+    def __init__(self, head: PoseHead, steps: int) -> None:
+        self.segments, self.steps = head.segments, steps
+        self._stored, self._head = head, FeatureHead.of(head)
+
+    def read(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows 2"]:
+        """As `IntendedPose.read`.
+
+        Raises:
+            CheckpointError: The head was made for another model.
+        """
+        x, t = last_step(backbone, cond, noise, self.steps)
+        _, features = predict_with_map(backbone, x, t, cond)
+        check_features(self._stored, features)
+        return self._head.to(features.device)(coarse(features))
+
+
+@torch.no_grad()
+def last_step(
+    backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"], steps: int
+) -> tuple[Float[Tensor, "b c h w"], Shaped[Tensor, " b"]]:
+    """Latents before the last of the first steps of a drawing, and its time; without gradient."""
+    times, x = early_times(backbone, steps, len(noise)), noise
+    for t, following in pairwise(times):
+        x = step_on(backbone, x, t, following, backbone.predict(x, t, cond))
+    return x, times[-1]
 
 
 def early_times(backbone: Backbone, steps: int, count: int) -> list[Shaped[Tensor, " b"]]:
@@ -96,6 +135,7 @@ class PoseTarget:
         intent: Reads what the model means; a height that it does not read does not count.
         disagreeing: Names of segments in which the exemplars differ.
         unseen: Names of those that none shows.
+        head: Hash of the head that reads what the model means; None where none does.
     """
 
     directions: Float[Tensor, "g 2"]
@@ -103,15 +143,17 @@ class PoseTarget:
     intent: IntendedPose
     disagreeing: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    head: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What an action remembers of it, as JSON: the limbs."""
+        """What an action remembers of it, as JSON: the limbs, and the head if one read them."""
         count = len(self.intent.segments)
         return {
             "directions": self.directions[:count].tolist(),
             "weights": self.weights[:count].tolist(),
             "disagreeing": list(self.disagreeing),
             "unseen": list(self.unseen),
+            **({} if self.head is None else {"head": self.head}),
         }
 
     def chords(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows"]:
@@ -141,17 +183,25 @@ def degrees(distance: float) -> float:
     return math.degrees(2 * math.asin(min(distance / 2, 1.0)))
 
 
-def intended_pose(backbone: Backbone, poses: PoseTable | None = None) -> EarlyPose | None:
+def intended_pose(backbone: Backbone, poses: PoseTable | None = None) -> IntendedPose | None:
     """How a model's intended pose is read; None where nobody has measured it.
 
     Args:
         backbone: The model.
-        poses: The pose table of its space, which says how it was made; without one, the model's folder says it.
+        poses: The pose table of its space, which says how it was made and may have a head; without one, the model's
+            folder says it.
 
     Raises:
-        CheckpointError: The network in the folder is damaged.
-        DataError: The ViTPose that the table was made with cannot be opened.
+        CheckpointError: The network in the folder is damaged, or the table's head is of another model.
+        DataError: The ViTPose that the table was made with cannot be opened; with a head it is not needed.
     """
+    if poses is not None and poses.head is not None:
+        if poses.head.block != backbone.pose_block:
+            raise CheckpointError(
+                f"the space's pose head reads features of {poses.head.block!r}, which are read of "
+                f"{backbone.pose_block!r} in model {backbone.model_id!r}; build the space for this model"
+            )
+        return HeadPose(poses.head, poses.steps)
     steps = backbone.intent_steps if poses is None else poses.steps
     eyes = None if steps is None else open_eyes(OWN if poses is None else poses.reader, backbone)
     return None if eyes is None or steps is None else EarlyPose(eyes, steps)

@@ -84,10 +84,11 @@ def measure_intent(
         if progress is not None:
             progress(min(start + _AT_ONCE, count), count)
     drawn = {steps: torch.cat(parts) for steps, parts in found.items()}
-    return MeasuredIntent({steps: _correlation(drawn[steps], drawn[DRAWING]) for steps in COUNTS})
+    return MeasuredIntent({steps: correlation(drawn[steps], drawn[DRAWING]) for steps in COUNTS})
 
 
-def _correlation(first: Float[Tensor, "b g 2"], second: Float[Tensor, "b g 2"]) -> float:
+def correlation(first: Float[Tensor, "b g 2"], second: Float[Tensor, "b g 2"]) -> float:
+    """Of the directions of drawings with others of the same ones, from -1 to 1, each relative to its mean over them."""
     one, other = (values - values.mean(dim=0) for values in (first, second))
     scale = (one.square().sum() * other.square().sum()).sqrt()
     return float((one * other).sum() / scale) if scale > 0 else 0.0

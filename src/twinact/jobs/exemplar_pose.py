@@ -117,4 +117,9 @@ def pose_target(
         tell(f"the pictures differ in {', '.join(common.disagreeing)}, which therefore do not count")
     if common.unseen:
         tell(f"no picture shows {', '.join(common.unseen)}, which therefore do not count")
-    return PoseTarget(*common.rows, intent, common.disagreeing, common.unseen)
+    head = None if poses is None else poses.head
+    if head is not None:
+        tell(
+            f"the space's head reads the pose that the model means; correlation {head.correlation:.2f} with the reader"
+        )
+    return PoseTarget(*common.rows, intent, common.disagreeing, common.unseen, None if head is None else head.hash)

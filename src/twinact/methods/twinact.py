@@ -157,7 +157,9 @@ class TwinAct:
 
     def identity(self) -> dict[str, Any]:
         start = {"start": self.start.coefficients, "mask": self.start.mask}
-        return {"space": self.space.hash, "start": tensor_hash(start), "pose": self.target is not None}
+        found = {"space": self.space.hash, "start": tensor_hash(start), "pose": self.target is not None}
+        # Runs from before there were heads go on without the entry.
+        return found if self.target is None or self.target.head is None else {**found, "head": self.target.head}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"leading": self.leading.detach()}

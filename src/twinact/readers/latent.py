@@ -50,7 +50,7 @@ class EncoderConfig:
             raise ConfigError(f"action encoder: segments must be pairs of joints from 0 to {self.joints - 1}")
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Pre-activation residual block: norm, SiLU, 3 × 3, twice."""
 
     def __init__(self, channels: int) -> None:
@@ -77,15 +77,15 @@ class LatentActionEncoder(nn.Module):
         self.config = config
         width, deep = config.width, config.deep
         self.stem = nn.Conv2d(config.in_channels, width, 3, padding=1)
-        self.fine = nn.Sequential(_Block(width), _Block(width))
+        self.fine = nn.Sequential(ResidualBlock(width), ResidualBlock(width))
         self.down = nn.Conv2d(width, deep, 3, stride=2, padding=1)
-        self.middle = nn.Sequential(_Block(deep), _Block(deep))
+        self.middle = nn.Sequential(ResidualBlock(deep), ResidualBlock(deep))
         self.down_again = nn.Conv2d(deep, deep, 3, stride=2, padding=1)
-        self.coarse = nn.Sequential(_Block(deep), _Block(deep), _Block(deep))
+        self.coarse = nn.Sequential(ResidualBlock(deep), ResidualBlock(deep), ResidualBlock(deep))
         self.rise = nn.Conv2d(deep, deep, 1)
-        self.risen_middle = nn.Sequential(_Block(deep), _Block(deep))
+        self.risen_middle = nn.Sequential(ResidualBlock(deep), ResidualBlock(deep))
         self.rise_again = nn.Conv2d(deep, width, 1)
-        self.risen_fine = nn.Sequential(_Block(width), _Block(width))
+        self.risen_fine = nn.Sequential(ResidualBlock(width), ResidualBlock(width))
         self.heat = nn.Conv2d(width, 4 * config.joints, 1)
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b joints h2 w2"]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.space.groups import TokenGroup, fit_slot, group_phrases, group_tokens
 from twinact.space.pose_table import PoseTable
-from twinact.space.stored import POSES, check_stored, stored_poses
+from twinact.space.stored import POSE_SCHEMA, check_stored, poses_to_store, stored_poses
 from twinact.storage import read_safetensors, tensor_hash, write_safetensors
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ _HEADER = {
     "widths": list[int],
     "distinct": list[int],
     "phrases": list[str],
-    "drawings": (None, int),
-    "pose_steps": (None, int),
-    "pose_reader": (None, str),
+    **POSE_SCHEMA,
 }
 _TENSORS = ("mean", "scale", "basis", "sigma", "variance", "conjunction", "phrase_coefficients", "phrase_mask")
 
@@ -362,12 +360,8 @@ class ActionSpace:
         }
         tensors = {name: getattr(self, name) for name in _TENSORS}
         if self.poses is not None:
-            tensors |= {f"pose_{name}": getattr(self.poses, name) for name in POSES}
-            header |= {
-                "drawings": self.poses.drawings,
-                "pose_steps": self.poses.steps,
-                "pose_reader": self.poses.reader,
-            }
+            own, described = poses_to_store(self.poses)
+            tensors, header = {**tensors, **own}, {**header, **described}
         return write_safetensors(path, tensors, header, new=new)
 
     @classmethod

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from twinact.space.pose_head import PoseHead
+
 # A phrase that hardly moves a limb, by less than this as a chord, says nothing of it.
 _AT_EASE = 0.02
 _FIT_STEPS, _FIT_RATE, _FIT_PRIOR = 300, 0.1, 2e-3
@@ -41,6 +43,7 @@ class PoseTable:
         drawings: How many drawings each row is the mean of.
         steps: After how many denoising steps the poses were read; the model was measured to mean them by then.
         reader: Who read them: `OWN`, else name or folder of a ViTPose.
+        head: What reads them off the denoiser's features in the reader's place, if it was found to read them as well.
     """
 
     directions: Float[Tensor, "n g 2"]
@@ -49,6 +52,7 @@ class PoseTable:
     drawings: int
     steps: int = 1
     reader: str = OWN
+    head: PoseHead | None = None
 
     @cached_property
     def score(self) -> Float[Tensor, " n"]:

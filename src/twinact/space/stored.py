@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 
 from twinact.configs import EARLY_STEPS
+from twinact.space.pose_head import HEAD_SCHEMA, PREFIX, stored_head
 from twinact.space.pose_table import OWN, PoseTable
 
-POSES = ("directions", "rest", "strengths")
-"""Tensors of a pose table; their names in the file begin with "pose_"."""
+POSE_SCHEMA = {
+    "drawings": (None, int),
+    "pose_steps": (None, int),
+    "pose_reader": (None, str),
+    "pose_head": (None, HEAD_SCHEMA),
+}
+"""Of what the header says of a pose table."""
+_POSES = ("directions", "rest", "strengths")  # their names in the file begin with "pose_"
 
 
 def check_stored(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -36,11 +43,21 @@ def check_stored(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         raise ValueError("a value is not finite")
 
 
+def poses_to_store(poses: PoseTable) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and entries of the header that a pose table takes in a file."""
+    tensors = {f"pose_{name}": getattr(poses, name) for name in _POSES}
+    header = {"drawings": poses.drawings, "pose_steps": poses.steps, "pose_reader": poses.reader}
+    if poses.head is not None:
+        tensors |= {PREFIX + name: tensor for name, tensor in poses.head.tensors.items()}
+        header["pose_head"] = poses.head.header()
+    return tensors, header
+
+
 def stored_poses(tensors: dict[str, Tensor], header: dict[str, Any]) -> PoseTable | None:
-    """The pose table of a file, if it holds one; ValueError when it is none."""
+    """The pose table of a file, if it holds one; KeyError or ValueError when it is none."""
     if header.get("drawings") is None:
         return None
-    directions, rest, strengths = (tensors[f"pose_{name}"].float() for name in POSES)
+    directions, rest, strengths = (tensors[f"pose_{name}"].float() for name in _POSES)
     shape = (len(header["phrases"]), len(rest), 2)
     shapes = [tuple(tensor.shape) for tensor in (directions, rest, strengths)]
     if shapes != [shape, shape[1:], shape[:2]]:
@@ -51,4 +68,5 @@ def stored_poses(tensors: dict[str, Tensor], header: dict[str, Any]) -> PoseTabl
     steps, reader = header.get("pose_steps") or 1, header.get("pose_reader") or OWN
     if not EARLY_STEPS.hold(steps):
         raise ValueError(f"the poses were read after {steps} steps, expected a number in {EARLY_STEPS}")
-    return PoseTable(directions, rest, strengths, header["drawings"], steps, reader)
+    head = stored_head(tensors, header.get("pose_head"), len(rest))
+    return PoseTable(directions, rest, strengths, header["drawings"], steps, reader, head)
