@@ -107,8 +107,8 @@ class Passes:
 class Backbone(ABC):
     """One text-to-image model: frozen, in eval mode, and the same to a method whatever its family.
 
-    A family says with class attributes which stock pipeline it is, what its denoiser is called there, and how many of
-    its text encoders, from the first, are pooled at their end token.
+    A family says with class attributes which stock pipeline it is, what its denoiser is called there, how many of its
+    text encoders, from the first, are pooled at their end token, and whether "(word:1.2)" in a prompt gives a weight.
 
     Attributes:
         denoiser: The network that predicts noise; LoRA attaches to it.
@@ -150,6 +150,7 @@ class Backbone(ABC):
     stock: ClassVar["type[DiffusionPipeline]"]
     denoiser_name: ClassVar[str]
     pooled_encoders: ClassVar[int]
+    weighs_prompts: ClassVar[bool] = False
 
     def __init__(self, pipeline: "DiffusionPipeline", model_id: str) -> None:
         """Takes over the modules of a stock pipeline: they are frozen and put in eval mode."""
@@ -240,14 +241,16 @@ class Backbone(ABC):
         """Encodes prompts as the stock pipeline does, with learned vectors in the place of placeholders.
 
         Args:
-            prompts: One text per picture; each may hold any number of the placeholders, or none.
+            prompts: One text per picture; each may hold any number of the placeholders, or none, and weights of words,
+                which also count for placeholders; see `twinact.backbones.prompt_weights`.
             vectors: Placeholder, as in "<act>", to one (slots, width) tensor per text encoder. Each placeholder takes
                 `slots` positions. Differentiable. Vectors that differ between the layers of `cross_attention` are
                 (layers, slots, width), and (`TIMES`, layers, slots, width) if they change over time as well; the
                 prompts are then encoded for every layer, and every time. What is pooled is the mean over all.
 
         Raises:
-            DataError: A placeholder stands further back than any text encoder reads, or a tensor has the wrong shape.
+            DataError: A placeholder stands further back than any text encoder reads, a tensor has the wrong shape, or
+                a weight is out of range.
         """
         given = dict(vectors or {})
         most = max((value.ndim for own in given.values() for value in own), default=2)

@@ -99,7 +99,7 @@ def generate(
     from twinact.backbones.memory import PRESETS, explain_out_of_memory
     from twinact.backbones.token_lora import at
     from twinact.backbones.weights import difference, same_model
-    from twinact.jobs.known import tell_unknown_words
+    from twinact.jobs.known import tell_unknown_words, tell_unread_weights
     from twinact.jobs.models import load_actor
     from twinact.jobs.resources import choose_resources
     from twinact.lora import attached, scaled
@@ -113,6 +113,7 @@ def generate(
     advice = _less_memory(chosen, at_once)
     backbone = open_model(model, chosen.precision, chosen.memory)
     tell_unknown_words(backbone, [*prompt, negative_prompt], say)
+    tell_unread_weights(backbone, [*prompt, negative_prompt], say)
     guidance = backbone.guidance if guidance is None else guidance
     steps = backbone.steps if steps is None else steps
     who = load_actor(actor or [], backbone, model)
