@@ -153,21 +153,23 @@ def test_out_of_memory_while_drawing_is_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("twinact.sample.draw", fail)
+    monkeypatch.setattr("twinact.jobs.less_memory.draw", fail)
 
-    def told(*options: str) -> str:
+    def told(*options: str) -> list[str]:
         out = str(tmp_path / "pictures")
         result = CliRunner().invoke(
             app, ["generate", action, "--model", str(model), "--prompt", PROMPT, "--out", out, *options]
         )
         assert result.exit_code == 3
-        return result.stderr.splitlines()[-1]
+        return [line for line in result.stderr.splitlines() if "not enough memory" in line]
 
-    short = "error: drawing: the GPU has not enough memory; "
-    assert told() == short + "give --memory low or --precision bf16 or --batch-size 4"
-    assert (
-        told("--memory", "low", "--precision", "bf16") == short + "close what else uses it, or take a machine with more"
-    )
+    lack = "drawing: the GPU has not enough memory; "
+    once = f"{lack}going on with memory low, one picture at a time"
+    assert told() == [once, f"error: {lack}give --precision bf16"]
+    least = ("--memory", "low", "--precision", "bf16")
+    last = f"error: {lack}close what else uses it, or take a machine with more"
+    assert told(*least) == [last]
+    assert told(*least, "--batch-size", "2") == [once, last]
 
 
 @pytest.mark.parametrize(("said", "precision"), [((), "bf16"), (("--precision", "bf16"), "bf16")])
