@@ -74,6 +74,7 @@ def load(
             )
             facts = ModelFacts.read(folder)
             backbone.folder, backbone.intent_steps, backbone.ground = folder, facts.intent_steps, facts.ground
+            backbone.square = bool(facts.square)
             backbone.guidance = backbone.guidance if facts.guidance is None else facts.guidance
             backbone.steps = facts.steps or backbone.steps
             if offload:

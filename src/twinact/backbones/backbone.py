@@ -116,7 +116,7 @@ class Backbone(ABC):
         guidance: What to draw with if nothing else is said: the model's own, or what its family is mostly used with.
         steps: Denoising steps to draw with if nothing else is said; few in distilled models.
         noising: How clean latents become noisy ones and back.
-        intent_steps, ground: See `twinact.backbones.facts.ModelFacts`.
+        intent_steps, ground, square: See `twinact.backbones.facts.ModelFacts`.
         folder: Where the model was read from; None for one that was made in memory.
         model_id: Name, and what the model is known by, as in "name@digits"; see `twinact.backbones.weights.identity`.
         tokenizer_hash: 16 hex digits over the vocabulary and merges of all tokenizers.
@@ -137,6 +137,7 @@ class Backbone(ABC):
     steps: int = 25
     intent_steps: int | None = None
     ground: float | None = None
+    square: bool = False
     folder: Path | None = None
     noising: Noising
     model_id: str

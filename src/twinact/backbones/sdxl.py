@@ -80,7 +80,8 @@ class StableDiffusionXL(Backbone):
         self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond
     ) -> Float[Tensor, "b c h w"]:
         # Original size, corner of the crop, target size: a whole picture, as the stock pipeline asks for one.
-        sizes = [self.image_size, self.image_size, 0, 0, self.image_size, self.image_size]
+        height, width = (side * self.image_size // self.latent_shape[1] for side in x_t.shape[2:])
+        sizes = [height, width, 0, 0, height, width]
         time_ids = torch.tensor([sizes], dtype=cond.hidden.dtype, device=self.device).expand(len(x_t), -1)  # b 6
         return self.denoiser(
             x_t,

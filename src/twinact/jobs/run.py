@@ -1,15 +1,17 @@
 """Carries out one job: check what is given, choose how to run, open the model, learn, report."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.shapes import side_multiple
 from twinact.configs import CLAUSE_MARK, RunConfig
 from twinact.console import say
 from twinact.data.captions import default_caption, unsaid
-from twinact.data.exemplars import Photographs, check_captions
+from twinact.data.exemplars import Exemplars, Photographs, check_captions
 from twinact.errors import OutOfMemory
 from twinact.intent import degrees
 from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target
@@ -103,7 +105,8 @@ def _carry_out(
     config = replace(job.config, method=job.config.method.settled(target is not None))
     check_pictures(job.exemplars, config.method)
     encoder = None if backbone.folder is None else load_action_encoder(backbone.folder)
-    exemplars = seen.photographs.fitted(backbone.image_size)
+    exemplars = seen.photographs.fitted(backbone.image_size, None if backbone.square else side_multiple(backbone))
+    _tell_shapes(exemplars, tell)
     latents = None
     if not RunFolder(job.run_dir, config.name).done:
         group.on_main(lambda: check_captions(exemplars, backbone, config.method.most_vectors(config.slots)))
@@ -163,6 +166,14 @@ def _carry_out(
 
     group.on_main(finish)
     return result
+
+
+def _tell_shapes(exemplars: Exemplars, tell: Callable[[str], None]) -> None:
+    """Tell in which shapes exemplars are learned, if not all in the model's square."""
+    counts = Counter(exemplars.shapes)
+    if set(counts) != {(exemplars.size, exemplars.size)}:
+        told = ", ".join(f"{width} × {height} ({count})" for (width, height), count in counts.most_common())
+        tell(f"pictures are learned in their own shapes, each step in one: {told}")
 
 
 def preflight(job: Job, tell: Callable[[str], None] = say) -> Preflight:
