@@ -62,6 +62,7 @@ def load(
     import torch
 
     from twinact.backbones.memory import is_out_of_memory
+    from twinact.backbones.whole import check_not_rounded
 
     folder, name = _find(str(name_or_path))
     with quiet():
@@ -69,6 +70,7 @@ def load(
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
+            check_not_rounded(folder)
             backbone: Backbone = getattr(import_module(module), family).from_folder(
                 folder, _id(folder, name), torch.device(device), dtype or torch.float32, quantised
             )
