@@ -1,9 +1,9 @@
-"""What learning takes on the real architectures: seconds and memory of a step, with and without each saving.
+"""What learning and drawing take on the real architectures: seconds and memory of a step, with each saving.
 
 The models have random weights, which cost as much as learned ones. Without a GPU only what can be counted is written:
-parameters, the arithmetic of a step, and what it keeps for its backward pass. The results are written after every
-measurement: if the benchmark is stopped they hold what was measured. Models that are not asked for (--only) stay in
-them as they were.
+parameters, the arithmetic of a step, and what it keeps for its backward pass. What is worth most comes first, for all
+models, and the results are written after every measurement: if the benchmark is stopped, or its time is over (--total),
+they hold what was measured. Models that are not asked for (--only) stay in them as they were.
 
 python benchmarks/full_size.py benchmarks/results/full_size.json [--only sdxl] [--variant nothing] [--toy]
 """
@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -31,30 +31,70 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from architectures import MODELS, half
 from twinact import PLACEHOLDER
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.memory import PRESETS, Savings
 from twinact.backbones.quantised import quantise
 from twinact.configs import LearnConfig, TextualInversionConfig
+from twinact.errors import DataError
 from twinact.methods.batches import draw_batch, step_generator
 from twinact.methods.textual_inversion import TextualInversion
+from twinact.sample import generate
 from twinact.training.gradients import set_gradients
 from twinact.training.processes import this_process
 
 AIM = "a step of sdxl with one picture of 1024 pixels in less than 12 GiB"
 CAPTION = f"a woman {PLACEHOLDER} in a park"
 WARM_STEPS, STEPS = 3, 10
+_STOPPED = "the benchmark was stopped before"
 GIB = 2**30
 # Dense bf16 matrix arithmetic with float32 sums, 10^12 operations a second, from the makers' data sheets.
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2, "L4": 121.0}
-# What is saved, whether pictures are encoded once or in every step, and how weights are rounded.
-VARIANTS: dict[str, tuple[Savings, bool, str | None]] = {
-    "nothing": (Savings(), False, None),
-    "cached latents (memory normal)": (PRESETS["normal"], True, None),
-    "and activation checkpointing": (Savings(recompute=True), True, None),
-    "and offloading (memory low)": (PRESETS["low"], True, None),
-    "and 8-bit weights (memory low, precision int8)": (PRESETS["low"], True, "int8"),
-    "and 4-bit weights (memory low, precision nf4)": (PRESETS["low"], True, "nf4"),
-    "cached latents and torch.compile (memory fast)": (PRESETS["fast"], True, None),
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a model.
+
+    Attributes:
+        savings: What is saved.
+        cached: Whether pictures are encoded once or in every step; drawings encode none.
+        weights: How weights are rounded; None is not at all.
+        side: Of the picture in pixels; None is the model's own.
+        draws: Whether it draws.
+        worth: Those of 0 are measured first, for all models.
+    """
+
+    savings: Savings
+    cached: bool = True
+    weights: str | None = None
+    side: int | None = None
+    draws: bool = False
+    worth: int = 2
+
+    def facts(self) -> dict[str, Any]:
+        """As they stand in the results."""
+        own = {"cached latents": self.cached, "weights": self.weights or "bf16"}
+        return {**asdict(self.savings), **own, **({"pixels": self.side, "draws": self.draws} if self.side else {})}
+
+
+_LOW, _NORMAL = PRESETS["low"], PRESETS["normal"]
+VARIANTS = {
+    "nothing": Variant(Savings(), cached=False),
+    "cached latents (memory normal)": Variant(_NORMAL, worth=0),
+    "and activation checkpointing": Variant(Savings(recompute=True)),
+    "and offloading (memory low)": Variant(_LOW, worth=0),
+    "and 8-bit weights (memory low, precision int8)": Variant(_LOW, weights="int8", worth=1),
+    "and 4-bit weights (memory low, precision nf4)": Variant(_LOW, weights="nf4", worth=1),
+    "cached latents and torch.compile (memory fast)": Variant(PRESETS["fast"], worth=3),
+    "learning at 512 (memory normal)": Variant(_NORMAL, side=512, worth=1),
+    "learning at 1024 (memory normal)": Variant(_NORMAL, side=1024),
+    "drawing at 512 (memory normal)": Variant(_NORMAL, side=512, draws=True, worth=1),
+    "drawing at 1024 (memory normal)": Variant(_NORMAL, side=1024, draws=True, worth=0),
+    "drawing at 1024 (memory low)": Variant(_LOW, side=1024, draws=True),
+    "drawing at 1024 (memory low, precision int8)": Variant(_LOW, weights="int8", side=1024, draws=True),
 }
+_TOY_SIDES = {512: 32, 1024: 64, None: None}
+_FEW, _MORE = 2, 6  # denoising steps; what more of them take is what steps take
 # Their text encoders or transformers look at the numbers of masks, which tensors without memory do not have: the
 # operations of a step are counted when it is measured.
 LOOK_AT_NUMBERS = ("klein", "z-image", "chroma")
@@ -123,36 +163,79 @@ def counted(name: str, toy: bool) -> dict[str, Any]:
 
 
 def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
-    """Seconds and memory of learning steps with one picture."""
-    savings, cached, quantised = VARIANTS[variant]
+    """Seconds and memory of steps with one picture, of learning or of drawing."""
+    how = VARIANTS[variant]
     backbone = MODELS[name](toy, half(device))
-    if quantised:
+    if how.weights:
         for network in backbone.pipeline().components.values():
             if isinstance(network, torch.nn.Module) and network is not backbone.pipeline().vae:
-                quantise(network, quantised, torch.device(device))
+                quantise(network, how.weights, torch.device(device))
+    side = _TOY_SIDES[how.side] if toy else how.side
+    found = (drawn if how.draws else learned)(name, backbone, how, side or backbone.image_size, toy, device)
+    if device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found["peak of the process, GiB"] = round(peak / GIB, 2)
+    return found
+
+
+def drawn(name: str, backbone: Backbone, how: Variant, side: int, toy: bool, device: str) -> dict[str, Any]:
+    """Seconds of a denoising step, and memory of a whole drawing with its text and its decoding."""
+    vectors = {PLACEHOLDER: [table.embed("a").float() for table in backbone.token_tables()]}
+
+    def drawing(steps: int) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        with suppress(DataError):  # random weights may draw black
+            generate(backbone, [CAPTION], vectors, seeds=[0], steps=steps, size=(side, side), batch_size=1)
+        _wait(device)
+        return time.perf_counter() - began
+
+    with backbone.saving(how.savings):
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+            cond = backbone.encode_text([CAPTION], vectors)
+            before = counter.get_total_flops()
+            pixels = backbone.image_size // backbone.latent_shape[1]
+            noise = torch.randn(1, backbone.latent_shape[0], side // pixels, side // pixels).to(backbone.device)
+            times = backbone.noising.sample_t(1, torch.Generator()).to(backbone.device)
+            backbone.predict(noise.to(backbone.dtype), times, cond)
+            operations = (counter.get_total_flops() - before) * backbone.passes_a_step(backbone.guidance)
+        drawing(1)
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        few, more = drawing(_FEW), drawing(_MORE)
+        step = max(1e-6, more - few) / (_MORE - _FEW)
+    row = {"seconds a step": round(step, 6), "seconds besides steps": round(max(0.0, few - _FEW * step), 4)}
+    row["10^12 operations a step"] = round(operations / 1e12, 6)
+    if device == "cuda":
+        row["peak of a drawing, GiB"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
+    return row
+
+
+def learned(name: str, backbone: Backbone, how: Variant, side: int, toy: bool, device: str) -> dict[str, Any]:
+    """Seconds and memory of learning steps with one picture."""
     config, group = LearnConfig(name="size", method=TextualInversionConfig(), batch_size=1, steps=100), this_process()
     method = TextualInversion(config.slots, config.rate)
     parameters = [p for one in method.attach(backbone) for p in one["params"]]
     optimizer = torch.optim.Adam(parameters)
-    picture = torch.rand(1, 3, backbone.image_size, backbone.image_size).mul(2).sub(1)
+    picture = torch.rand(1, 3, side, side).mul(2).sub(1)
 
     def encoded() -> torch.Tensor:
         with torch.no_grad():
             return backbone.encode_image(picture.to(backbone.device, backbone.dtype))
 
     latents, seconds, opened, operations = encoded(), [], 0, 0
-    with backbone.saving(savings):
+    with backbone.saving(how.savings):
         for step in range(WARM_STEPS + (1 if toy else STEPS)):
             if step == WARM_STEPS and device == "cuda":
                 opened = torch.cuda.max_memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
             _wait(device)
             began = time.perf_counter()
-            if not cached:
+            if not how.cached:
                 latents = encoded()
             batch = draw_batch(backbone, latents, (CAPTION,), config, step)
             # Counting slows a step down.
-            counting = name in LOOK_AT_NUMBERS and step == 0 and not savings.recompute
+            counting = (name in LOOK_AT_NUMBERS or how.side) and step == 0 and not how.savings.recompute
             with FlopCounterMode(display=False, custom_mapping=_ATTENTION) if counting else nullcontext() as counter:
                 set_gradients(
                     method, backbone, batch, parameters,
@@ -169,8 +252,6 @@ def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
         step_peak = torch.cuda.max_memory_allocated()
         row["peak of a step, GiB"] = round(step_peak / GIB, 2)
         row["peak of the whole run, GiB"] = round(max(opened, step_peak) / GIB, 2)
-    else:
-        row["peak of the process, GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB, 2)
     return row
 
 
@@ -200,25 +281,19 @@ def begun(name: str, variants: list[str], toy: bool, before: dict[str, Any] | No
     earlier = before if before and before["scale"] == scale else {}
     same = all(facts[key] == earlier.get(key) for key in ("device", "versions"))
     if toy or torch.cuda.is_available():
-        reasons = dict.fromkeys(variants, "the benchmark was stopped before")
+        reasons = dict.fromkeys(variants, _STOPPED)
     else:
         reasons = dict.fromkeys(VARIANTS, "there was no GPU")
     table: dict[str, Any] = {}
-    for variant, (savings, cached, quantised) in VARIANTS.items():
-        if same and variant not in variants:
+    for variant, how in VARIANTS.items():
+        if same and variant not in variants and variant in earlier["measured"]:
             table[variant] = earlier["measured"][variant]
         else:
-            reason = reasons.get(variant, "it was not asked for")
-            table[variant] = {
-                **asdict(savings),
-                "cached latents": cached,
-                "weights": quantised or "bf16",
-                "not run": reason,
-            }
+            table[variant] = {**how.facts(), "not run": reasons.get(variant, "it was not asked for")}
     return {**facts, "counted": earlier["counted"] if keep and earlier else counted(name, toy), "measured": table}
 
 
-def rows(name: str, variants: list[str], toy: bool, limit: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(name: str, variants: list[str], toy: bool, limit: float, until: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measures variants of a model one after another; yields each with what was found.
 
     Every measurement has a process of its own, so that none inherits another's memory. They import together, since that
@@ -229,7 +304,10 @@ def rows(name: str, variants: list[str], toy: bool, limit: float) -> Iterator[tu
         variants: Of `VARIANTS`.
         toy: Whether its networks are tiny.
         limit: Seconds that each may take.
+        until: The time, as `time.monotonic` tells it, after which none begins.
     """
+    if time.monotonic() > until:
+        return
     command = [sys.executable, __file__, "-", "--one", name]
     ends = ["--toy"] if toy else []
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -237,6 +315,10 @@ def rows(name: str, variants: list[str], toy: bool, limit: float) -> Iterator[tu
     for process in processes:
         process.stdout.readline()
     for variant, process in zip(variants, processes, strict=True):
+        if time.monotonic() > until:
+            process.kill()
+            process.communicate()
+            continue
         try:
             output, problems = process.communicate("go\n", timeout=limit)
         except subprocess.TimeoutExpired:
@@ -279,6 +361,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, action="append", help="measure only these")
     parser.add_argument("--keep-counts", action="store_true", help="do not count again what the results have counted")
     parser.add_argument("--limit", type=float, default=900, help="seconds that one measurement may take")
+    parser.add_argument("--total", type=float, default=600, help="seconds after which no measurement begins")
     parser.add_argument("--toy", action="store_true", help="tiny networks of the same kinds")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "VARIANT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -292,19 +375,23 @@ def main() -> None:
         write(given.results, models)
     if not (given.toy or torch.cuda.is_available()):
         return
-    for compiling in (False, True):  # it takes minutes
-        chosen = [variant for variant in variants if VARIANTS[variant][0].compile is compiling]
-        for name in names:
-            for variant, row in rows(name, chosen, given.toy, given.limit):
+    until = time.monotonic() + given.total
+    for worth in sorted({how.worth for how in VARIANTS.values()}):
+        chosen = [variant for variant in variants if VARIANTS[variant].worth == worth]
+        for name in names if chosen else ():
+            for variant, row in rows(name, chosen, given.toy, given.limit, until):
                 if peak is not None and "failed" not in row:
-                    found = models[name]["counted"] | row
-                    operations = found.get("10^12 operations a step")  # with activation checkpointing not counted
+                    # Of steps at the model's own size; with activation checkpointing they are not counted.
+                    counts = {} if VARIANTS[variant].side else models[name]["counted"]
+                    operations = (counts | row).get("10^12 operations a step")
                     if operations is not None:
                         row["share of the GPU's peak"] = round(operations / row["seconds a step"] / peak, 4)
-                settings = {**models[name]["measured"][variant]}
-                del settings["not run"]
-                models[name]["measured"][variant] = settings | row
+                models[name]["measured"][variant] = VARIANTS[variant].facts() | row
                 write(given.results, models)
+    rest = [row for name in names for row in models[name]["measured"].values() if row.get("not run") == _STOPPED]
+    for row in rest:
+        row["not run"] = "the time was over"
+    write(given.results, models)
 
 
 if __name__ == "__main__":

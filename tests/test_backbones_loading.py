@@ -20,7 +20,7 @@ from twinact.backbones import load
 from twinact.backbones.sd3 import StableDiffusion3
 from twinact.backbones.sdxl import StableDiffusionXL
 from twinact.backbones.weights import same_model
-from twinact.errors import CheckpointError, ConfigError
+from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.sample import generate
 
 # "!" is the padding token of some tokenizers, and another token in a new one than in one that was saved and loaded.
@@ -252,6 +252,30 @@ def test_damaged_folders_are_one_line_errors(name: str, folders: dict[str, Path]
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["pipeline", "FluxPipeline"]}))
     with pytest.raises(ConfigError, match=r"is of class \['pipeline', 'FluxPipeline'\], which is not supported"):
         load(folder)
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder_2"])
+def test_weights_that_a_library_has_rounded_are_told_with_the_way_without_it(
+    part: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As those that bitsandbytes and torchao write; neither needs to be installed to be told."""
+    folder = Path(shutil.copytree(folders["flux"], tmp_path / "flux"))
+    config = folder / part / "config.json"
+    how = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": how}))
+    with pytest.raises(CheckpointError, match=rf"{part} is stored in fewer bits, as bitsandbytes .* nf4") as caught:
+        load(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_a_folder_with_a_part_missing_is_one_line(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    for part in ("vae", "tokenizer", "text_encoder", "scheduler"):
+        folder = Path(shutil.copytree(folders[name], tmp_path / part))
+        shutil.rmtree(folder / part)
+        with pytest.raises((CheckpointError, ConfigError, DataError)) as caught:
+            load(folder, "cpu")
+        assert "\n" not in str(caught.value) and part in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,23 @@ def test_stems_do_not_collide(tmp_path: Path) -> None:
             embedding_contents(Action(taken, made.vectors, made.model_id), base, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("leap", "twa-leap"), ("twa-leap", "twa-leap"), ("leap-2", "twa-leap-two"), ("leap_1", "twa-leap-one"),
+     ("leap2b", "twa-leap-two-b"), ("a10", "twa-a-one-zero"), ("high_kick-", "twa-high-kick")],
+)  # fmt: skip
+def test_words_have_letters_and_hyphens_only(name: str, word: str) -> None:
+    assert trigger(name) == word
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("leap_lora", "copy it to another name"), ("a1234567", "'twa-a-one-two-.*copy it to a shorter")]
+)
+def test_words_that_cannot_be_are_refused(name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        trigger(name)
+
+
 def test_who_reads_no_words_gets_no_prompt(tmp_path: Path) -> None:
     assert not prompt_contents(action(BASES["z-image"]), BASES["z-image"], tmp_path)
     (only,) = prompt_contents(action(BASES["flux"]), BASES["flux"], tmp_path)

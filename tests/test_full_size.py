@@ -62,8 +62,21 @@ VARIANTS = [
 def test_measures_toys(name: str, variant: str) -> None:
     row = full_size.measured(name, variant, True, "cpu")
     assert row["seconds a step"] > 0 and row["peak of the process, GiB"] > 0
-    counted = name in full_size.LOOK_AT_NUMBERS and not full_size.VARIANTS[variant][0].recompute
-    assert ("10^12 operations a step" in row) == counted
+    how = full_size.VARIANTS[variant]
+    counted = how.draws or ((name in full_size.LOOK_AT_NUMBERS or how.side) and not how.savings.recompute)
+    assert ("10^12 operations a step" in row) == bool(counted)
+
+
+def test_what_is_worth_most_is_measured_first_and_the_rest_says_that_time_was_over(tmp_path: Path) -> None:
+    results = tmp_path / "toy.json"
+    command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sd15", "--total", "0"]
+    first = [arg for name, how in full_size.VARIANTS.items() if how.worth in (0, 3) for arg in ("--variant", name)]
+    subprocess.run([*command, *first], check=True, timeout=600)
+    rows = json.loads(results.read_text())["models"]["sd15"]["measured"]
+    told = {name: row.get("not run") for name, row in rows.items()}
+    assert {why for name, why in told.items() if full_size.VARIANTS[name].worth in (0, 3)} == {"the time was over"}
+    assert {why for name, why in told.items() if full_size.VARIANTS[name].worth in (1, 2)} == {"it was not asked for"}
+    assert full_size.VARIANTS["and offloading (memory low)"].worth == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tiny import tiny_klein, tiny_qwen_tokenizer
 from twinact.action import Action
 from twinact.backbones import load
 from twinact.backbones.flux2 import LAYERS, Flux2Klein
-from twinact.errors import CheckpointError, ConfigError, DataError
+from twinact.errors import CheckpointError, ConfigError
 from twinact.export import Base, export_embedding, import_action
 from twinact.sample import generate
 
@@ -81,13 +81,6 @@ def test_models_that_do_not_fit_are_refused() -> None:
     pipeline.tokenizer.chat_template = None
     with pytest.raises(CheckpointError, match="tokenizer of model 'klein@0' has no chat template"):
         Flux2Klein(pipeline, "klein@0")
-
-
-def test_a_single_file_is_told_what_to_do(tmp_path: Path) -> None:
-    file = tmp_path / "flux-2-klein-4b.safetensors"
-    file.write_bytes(b"")
-    with pytest.raises(DataError, match=r"is a single-file checkpoint: make a folder of it once with diffusers"):
-        load(file)
 
 
 def test_padding_on_the_left_is_read_as_the_stock_pipeline_reads_it() -> None:

@@ -101,6 +101,24 @@ def test_one_picture_at_a_time_and_what_is_said_stands(small_gpu: None, model: P
     assert run_config(said, model, 8) == RunConfig(**said)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "budget", "precision", "needed", "more"),
+    [(SDXL, "12", "bf16", "8.5", ""), (SDXL, "8", "int8", "5.6", ""), (2 * FLUX, "8", "nf4", "22.4", "more than may")],
+)
+def test_a_budget_is_told_with_what_was_chosen_and_why(
+    numbers: int, budget: str, precision: str, needed: str, more: str,
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A GPU of 80 GiB and published sizes; the model itself is tiny."""
+    monkeypatch.setattr(module, "this_gpu", lambda: Gpu(80 * GIB, True))
+    monkeypatch.setattr(module, "parameters", lambda name: numbers)
+    assert run_config({"memory": budget}, model, 8) == RunConfig(precision=precision, memory="low", accumulate=8)
+    told = capsys.readouterr().err
+    assert told.startswith(f"for {budget} GiB: precision {precision}, memory low, one picture at once; ")
+    assert f"are about {needed} GiB" in told and (more in told) and told.count("\n") == 1
+    assert ("more than may be taken" in told) is bool(more)
+
+
 def invoke(*arguments: object) -> Result:
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.stderr + repr(result.exception)
@@ -153,21 +171,23 @@ def test_out_of_memory_while_drawing_is_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("twinact.sample.draw", fail)
+    monkeypatch.setattr("twinact.jobs.less_memory.draw", fail)
 
-    def told(*options: str) -> str:
+    def told(*options: str) -> list[str]:
         out = str(tmp_path / "pictures")
         result = CliRunner().invoke(
             app, ["generate", action, "--model", str(model), "--prompt", PROMPT, "--out", out, *options]
         )
         assert result.exit_code == 3
-        return result.stderr.splitlines()[-1]
+        return [line for line in result.stderr.splitlines() if "not enough memory" in line]
 
-    short = "error: drawing: the GPU has not enough memory; "
-    assert told() == short + "give --memory low or --precision bf16 or --batch-size 4"
-    assert (
-        told("--memory", "low", "--precision", "bf16") == short + "close what else uses it, or take a machine with more"
-    )
+    lack = "drawing: the GPU has not enough memory; "
+    once = f"{lack}going on with memory low, one picture at a time"
+    assert told() == [once, f"error: {lack}give --precision bf16"]
+    least = ("--memory", "low", "--precision", "bf16")
+    last = f"error: {lack}close what else uses it, or take a machine with more"
+    assert told(*least) == [last]
+    assert told(*least, "--batch-size", "2") == [once, last]
 
 
 @pytest.mark.parametrize(("said", "precision"), [((), "bf16"), (("--precision", "bf16"), "bf16")])

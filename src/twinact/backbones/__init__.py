@@ -46,7 +46,8 @@ def load(
     """Opens a text-to-image model, frozen and in eval mode.
 
     Args:
-        name_or_path: "nano" for the embedded model, a folder in diffusers layout, or a name on the Hugging Face hub.
+        name_or_path: "nano" for the embedded model, a folder in diffusers layout, a file that holds a whole model (see
+            `twinact.backbones.single_file`), or a name on the Hugging Face hub.
         device: Where to put it; the first GPU where there is one, otherwise the CPU, if None.
         dtype: Its precision; float32 if None.
         quantised: "int8" or "nf4" rounds the weights of linear layers; see `twinact.backbones.quantised`.
@@ -61,6 +62,7 @@ def load(
     import torch
 
     from twinact.backbones.memory import is_out_of_memory
+    from twinact.backbones.whole import check_not_rounded
 
     folder, name = _find(str(name_or_path))
     with quiet():
@@ -68,11 +70,13 @@ def load(
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
+            check_not_rounded(folder)
             backbone: Backbone = getattr(import_module(module), family).from_folder(
                 folder, _id(folder, name), torch.device(device), dtype or torch.float32, quantised
             )
             facts = ModelFacts.read(folder)
             backbone.folder, backbone.intent_steps, backbone.ground = folder, facts.intent_steps, facts.ground
+            backbone.square = bool(facts.square)
             backbone.guidance = backbone.guidance if facts.guidance is None else facts.guidance
             backbone.steps = facts.steps or backbone.steps
             if offload:
@@ -144,14 +148,19 @@ def _find(name: str) -> tuple[Path, str]:
     if folder.is_dir():
         return folder, folder.resolve().name
     if folder.is_file() and folder.suffix == ".safetensors":
+        with quiet():
+            from twinact.backbones.single_file import folder_of
+
+            return folder_of(folder), folder.stem
+    if folder.is_file() and folder.suffix in (".ckpt", ".pt", ".bin", ".gguf"):
         raise DataError(
-            f"model {name!r} is a single-file checkpoint: make a folder of it once with diffusers "
-            "(from_single_file(...), then save_pretrained(FOLDER)), and give that"
+            f"model {name!r} is not in safetensors: such files may run code or hold rounded weights; look for the same "
+            "model as .safetensors"
         )
     if folder.exists() or not _HUB_NAME.fullmatch(name):
         raise DataError(
-            f"model {name!r} is not a folder: give 'nano', a folder in diffusers layout (with model_index.json) "
-            "or a Hugging Face name such as 'owner/name'"
+            f"model {name!r} is not a folder: give 'nano', a folder in diffusers layout (with model_index.json), "
+            "a .safetensors file of a whole model, or a Hugging Face name such as 'owner/name'"
         )
     return _download(name), name
 
@@ -206,7 +215,7 @@ def _pipeline_class(folder: Path) -> str:
     if not index.is_file():
         raise DataError(
             f"folder {str(folder)!r} has no model_index.json: give the folder that "
-            "pipeline.save_pretrained(...) wrote, or convert a single-file checkpoint with diffusers first"
+            "pipeline.save_pretrained(...) wrote, or a .safetensors file of a whole model"
         )
     found = read_config(index).get("_class_name")
     if not isinstance(found, str) or found not in _FAMILIES:  # with code of its own, a folder gives a list

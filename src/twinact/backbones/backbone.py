@@ -107,8 +107,8 @@ class Passes:
 class Backbone(ABC):
     """One text-to-image model: frozen, in eval mode, and the same to a method whatever its family.
 
-    A family says with class attributes which stock pipeline it is, what its denoiser is called there, and how many of
-    its text encoders, from the first, are pooled at their end token.
+    A family says with class attributes which stock pipeline it is, what its denoiser is called there, how many of its
+    text encoders, from the first, are pooled at their end token, and whether "(word:1.2)" in a prompt gives a weight.
 
     Attributes:
         denoiser: The network that predicts noise; LoRA attaches to it.
@@ -116,7 +116,7 @@ class Backbone(ABC):
         guidance: What to draw with if nothing else is said: the model's own, or what its family is mostly used with.
         steps: Denoising steps to draw with if nothing else is said; few in distilled models.
         noising: How clean latents become noisy ones and back.
-        intent_steps, ground: See `twinact.backbones.facts.ModelFacts`.
+        intent_steps, ground, square: See `twinact.backbones.facts.ModelFacts`.
         folder: Where the model was read from; None for one that was made in memory.
         model_id: Name, and what the model is known by, as in "name@digits"; see `twinact.backbones.weights.identity`.
         tokenizer_hash: 16 hex digits over the vocabulary and merges of all tokenizers.
@@ -139,6 +139,7 @@ class Backbone(ABC):
     steps: int = 25
     intent_steps: int | None = None
     ground: float | None = None
+    square: bool = False
     folder: Path | None = None
     noising: Noising
     model_id: str
@@ -152,6 +153,7 @@ class Backbone(ABC):
     stock: ClassVar["type[DiffusionPipeline]"]
     denoiser_name: ClassVar[str]
     pooled_encoders: ClassVar[int]
+    weighs_prompts: ClassVar[bool] = False
 
     def __init__(self, pipeline: "DiffusionPipeline", model_id: str) -> None:
         """Takes over the modules of a stock pipeline: they are frozen and put in eval mode."""
@@ -242,14 +244,16 @@ class Backbone(ABC):
         """Encodes prompts as the stock pipeline does, with learned vectors in the place of placeholders.
 
         Args:
-            prompts: One text per picture; each may hold any number of the placeholders, or none.
+            prompts: One text per picture; each may hold any number of the placeholders, or none, and weights of words,
+                which also count for placeholders; see `twinact.backbones.prompt_weights`.
             vectors: Placeholder, as in "<act>", to one (slots, width) tensor per text encoder. Each placeholder takes
                 `slots` positions. Differentiable. Vectors that differ between the layers of `cross_attention` are
                 (layers, slots, width), and (`TIMES`, layers, slots, width) if they change over time as well; the
                 prompts are then encoded for every layer, and every time. What is pooled is the mean over all.
 
         Raises:
-            DataError: A placeholder stands further back than any text encoder reads, or a tensor has the wrong shape.
+            DataError: A placeholder stands further back than any text encoder reads, a tensor has the wrong shape, or
+                a weight is out of range.
         """
         given = dict(vectors or {})
         most = max((value.ndim for own in given.values() for value in own), default=2)

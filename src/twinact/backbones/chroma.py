@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.flux import FluxTransformer, pack, patch_places, unpack
-from twinact.backbones.text import encode, splice
+from twinact.backbones.text import encode_weighed, splice
 
 T5_LENGTH = 512
 
@@ -43,7 +43,8 @@ class Chroma(FluxTransformer):
     ) -> TextCond:
         encoder, table, own = self._lone_encoder(vectors)
         spliced = splice(table, prompts, own, T5_LENGTH)
-        hidden = encode(encoder, spliced, masked=True).last_hidden_state.to(self.dtype)
+        read, _ = encode_weighed(encoder, table, spliced, lambda outputs: outputs.last_hidden_state, masked=True)
+        hidden = read.to(self.dtype)
         positions = torch.arange(T5_LENGTH, device=spliced.mask.device)
         mask = positions <= spliced.mask.sum(dim=1, keepdim=True)  # b l
         return TextCond(hidden, mask=mask.to(hidden))

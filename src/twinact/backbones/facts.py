@@ -14,7 +14,10 @@ from twinact.storage import atomic_write_bytes, misfit, read_file
 FACTS_FILE = "twinact.json"
 _VERSION = 1
 _MAX_BYTES = 100_000
-_SCHEMA = {"guidance": float | None, "steps": int | None, "intent_steps": int | None, "ground": float | None}
+_SCHEMA = {
+    "guidance": float | None, "steps": int | None, "intent_steps": int | None, "ground": float | None,
+    "square": bool | None,
+}  # fmt: skip
 _BOUNDS = {"guidance": GUIDANCES, "steps": Bounds(1, 1000), "intent_steps": EARLY_STEPS, "ground": Bounds(0.0, 1.0)}
 
 
@@ -29,12 +32,15 @@ class ModelFacts:
             model means by a prompt; None where nobody has measured it.
         ground: Where the lowest joint of a figure lies that stands on the ground, from 0 at the top of the picture to 1
             at its bottom; None where the camera is not always the same.
+        square: Whether the model was made from squares alone, so that exemplars are fitted into these; None and False:
+            they are learned in shapes of their own.
     """
 
     guidance: float | None = None
     steps: int | None = None
     intent_steps: int | None = None
     ground: float | None = None
+    square: bool | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "ModelFacts":

@@ -11,7 +11,7 @@ from torch import Tensor
 from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
 from twinact.backbones.features import map_of_last, middle_block
 from twinact.backbones.noising import FlowNoising
-from twinact.backbones.text import by_encoder, encode, splice
+from twinact.backbones.text import by_encoder, encode, encode_weighed, splice
 from twinact.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class FluxTransformer(Backbone):
 
     lora_targets = JOINT_ATTENTION
     denoiser_name = "transformer"
+    weighs_prompts = True
 
     def __init__(self, pipeline: "DiffusionPipeline", model_id: str) -> None:
         """As `Backbone`.
@@ -72,8 +73,9 @@ class Flux(FluxTransformer):
         length = self._tokenizers[0].model_max_length
         for_clip = splice(tables[0], prompts, own[0], length, needed=False)  # T5 reads on
         clip = encode(self._text_encoders["text_encoder"], for_clip)
-        t5 = encode(self._text_encoders["text_encoder_2"], splice(tables[1], prompts, own[1], self._t5_length))
-        return TextCond(t5.last_hidden_state.to(self.dtype), clip.pooler_output)
+        for_t5, t5 = splice(tables[1], prompts, own[1], self._t5_length), self._text_encoders["text_encoder_2"]
+        hidden, _ = encode_weighed(t5, tables[1], for_t5, lambda outputs: outputs.last_hidden_state)
+        return TextCond(hidden.to(self.dtype), clip.pooler_output)
 
     def _denoise(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: TextCond

@@ -95,6 +95,6 @@ def read_prompts(
         prompts, vectors: As `twinact.backbones.text.splice` takes them.
         layers: Numbers of outputs; 0 is the embedding, -1 the last one, normalised.
     """
-    spliced = splice(table, prompts, vectors, LENGTH, template=template)
+    spliced = splice(table, prompts, vectors, LENGTH, template=template, weighed=False)
     outputs = encode(encoder, spliced, masked=True, output_hidden_states=True, use_cache=False).hidden_states
     return torch.cat([outputs[layer] for layer in layers], dim=-1), spliced

@@ -12,7 +12,7 @@ from twinact.backbones.backbone import Backbone, TextCond
 from twinact.backbones.cross_attention import readers
 from twinact.backbones.features import up_block
 from twinact.backbones.noising import DDPMNoising
-from twinact.backbones.text import encode, splice
+from twinact.backbones.text import encode_weighed, splice
 
 
 class StableDiffusion(Backbone):
@@ -21,6 +21,7 @@ class StableDiffusion(Backbone):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     guidance = 7.5
     stock, denoiser_name, pooled_encoders = StableDiffusionPipeline, "unet", 0
+    weighs_prompts = True
 
     def __init__(self, pipeline: StableDiffusionPipeline, model_id: str) -> None:
         """As `Backbone`.
@@ -47,7 +48,8 @@ class StableDiffusion(Backbone):
     ) -> TextCond:
         encoder, table, own = self._lone_encoder(vectors)
         spliced = splice(table, prompts, own, table.tokenizer.model_max_length)
-        return TextCond(encode(encoder, spliced).last_hidden_state)  # b l d
+        hidden, _ = encode_weighed(encoder, table, spliced, lambda outputs: outputs.last_hidden_state)
+        return TextCond(hidden)  # b l d
 
     def _denoise(
         self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond

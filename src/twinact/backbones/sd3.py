@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from twinact.backbones.backbone import JOINT_ATTENTION, Backbone, TextCond
 from twinact.backbones.features import map_of_last, middle_block
 from twinact.backbones.noising import FlowNoising
-from twinact.backbones.text import by_encoder, encode, splice
+from twinact.backbones.text import by_encoder, encode_weighed, splice
 from twinact.backbones.weights import read_config
 from twinact.errors import ConfigError
 
@@ -27,6 +27,7 @@ class StableDiffusion3(Backbone):
     lora_targets = JOINT_ATTENTION
     guidance = 7.0
     stock, denoiser_name, pooled_encoders = StableDiffusion3Pipeline, "transformer", 2
+    weighs_prompts = True
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, model_id: str) -> None:
         """As `Backbone`.
@@ -58,13 +59,19 @@ class StableDiffusion3(Backbone):
         own = by_encoder(vectors, len(tables), self.model_id)
         length = self._tokenizers[0].model_max_length  # of both CLIPs, as in the stock pipeline
         spliced_for_clip = [splice(tables[i], prompts, own[i], length, needed=len(tables) < 3) for i in range(2)]
-        clip = [encode(encoders[i], spliced, output_hidden_states=True) for i, spliced in enumerate(spliced_for_clip)]
-        hidden = torch.cat([output.hidden_states[-2] for output in clip], dim=-1)  # b l d1+d2
-        pooled = torch.cat([output.text_embeds for output in clip], dim=-1)  # b p1+p2
+        clip = [
+            encode_weighed(
+                encoders[i], tables[i], spliced, lambda outputs: outputs.hidden_states[-2], output_hidden_states=True
+            )
+            for i, spliced in enumerate(spliced_for_clip)
+        ]
+        hidden = torch.cat([hidden for hidden, _ in clip], dim=-1)  # b l d1+d2
+        pooled = torch.cat([outputs.text_embeds for _, outputs in clip], dim=-1)  # b p1+p2
         width = self.denoiser.config.joint_attention_dim
         if len(tables) == 3:
             spliced = splice(tables[2], prompts, own[2], T5_LENGTH)
-            t5 = encode(encoders[2], spliced).last_hidden_state.to(self.dtype)  # b T5_LENGTH d
+            read, _ = encode_weighed(encoders[2], tables[2], spliced, lambda outputs: outputs.last_hidden_state)
+            t5 = read.to(self.dtype)  # b T5_LENGTH d
         else:
             t5 = hidden.new_zeros(len(prompts), T5_LENGTH, width)
         padded = F.pad(hidden, (0, width - hidden.shape[-1]))

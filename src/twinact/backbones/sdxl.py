@@ -15,7 +15,7 @@ from twinact.backbones.cross_attention import readers
 from twinact.backbones.features import up_block
 from twinact.backbones.latents import to_latents, to_pictures
 from twinact.backbones.noising import DDPMNoising
-from twinact.backbones.text import by_encoder, encode, splice
+from twinact.backbones.text import by_encoder, encode_weighed, splice
 from twinact.errors import ConfigError
 
 
@@ -25,6 +25,7 @@ class StableDiffusionXL(Backbone):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     guidance = 5.0
     stock, denoiser_name, pooled_encoders = StableDiffusionXLPipeline, "unet", 2
+    weighs_prompts = True
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, model_id: str) -> None:
         """As `Backbone`.
@@ -64,22 +65,25 @@ class StableDiffusionXL(Backbone):
         self, prompts: Sequence[str], vectors: Mapping[str, Sequence[Float[Tensor, "_ _"]]] | None = None
     ) -> TextCond:
         own = by_encoder(vectors, len(self._text_encoders), self.model_id)
-        outputs = [
-            encode(
+        told = [
+            encode_weighed(
                 encoder,
+                table,
                 splice(table, prompts, mapping, table.tokenizer.model_max_length),
+                lambda outputs: outputs.hidden_states[-2],
                 output_hidden_states=True,
             )
             for encoder, table, mapping in zip(self._text_encoders.values(), self.token_tables(), own, strict=True)
         ]
-        hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)  # b l d1+d2
-        return TextCond(hidden, outputs[1].text_embeds)
+        hidden = torch.cat([hidden for hidden, _ in told], dim=-1)  # b l d1+d2
+        return TextCond(hidden, told[1][1].text_embeds)
 
     def _denoise(
         self, x_t: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], cond: TextCond
     ) -> Float[Tensor, "b c h w"]:
         # Original size, corner of the crop, target size: a whole picture, as the stock pipeline asks for one.
-        sizes = [self.image_size, self.image_size, 0, 0, self.image_size, self.image_size]
+        height, width = (side * self.image_size // self.latent_shape[1] for side in x_t.shape[2:])
+        sizes = [height, width, 0, 0, height, width]
         time_ids = torch.tensor([sizes], dtype=cond.hidden.dtype, device=self.device).expand(len(x_t), -1)  # b 6
         return self.denoiser(
             x_t,

@@ -5,7 +5,7 @@ Neither the tokenizer nor the embedding table is touched, so a backbone carries 
 
 import logging
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from twinact.backbones.memory import visited_device
+from twinact.backbones.prompt_weights import weigh, weighed_parts
 from twinact.errors import DataError, TwinactError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Spliced:
         mask: (b, l) 1 on tokens, 0 on padding.
         rows, columns: (n,) positions of the learned vectors; their row and column in `ids`.
         values: (n, width) the vectors, on their own device; None where no prompt has a placeholder.
+        weights: (b, l) how much each position counts; None where no prompt gives weights.
     """
 
     ids: Int64[Tensor, "b l"]
@@ -43,6 +45,7 @@ class Spliced:
     rows: Int64[Tensor, " n"]
     columns: Int64[Tensor, " n"]
     values: Float[Tensor, "n width"] | None
+    weights: Float[Tensor, "b l"] | None = None
 
     def to(self, device: torch.device) -> "Spliced":
         """The same on a device; differentiable."""
@@ -58,6 +61,7 @@ def splice(
     *,
     template: tuple[str, str] = ("", ""),
     needed: bool = True,
+    weighed: bool = True,
 ) -> Spliced:
     """Tokenises prompts to `max_length` as the stock pipelines do, each placeholder taking as many positions as slots.
 
@@ -71,9 +75,11 @@ def splice(
         template: What stands before and after every prompt; it is cut like the prompt.
         needed: Whether every placeholder must fit; if not, one that does not is cut with all that follows, as the
             prompt's end is, because another encoder reads on.
+        weighed: Whether "(words:1.2)" gives a weight; if not, it is read as it is written.
 
     Raises:
-        DataError: A needed placeholder would be cut, or its vectors have another width than the encoder.
+        DataError: A needed placeholder would be cut, its vectors have another width than the encoder, or a weight is
+            out of range.
     """
     for placeholder, value in vectors.items():
         if value.shape[1] != table.width:
@@ -89,15 +95,18 @@ def splice(
     ordinary = _ordinary_id(tokenizer)
     rows_of_ids: list[list[int]] = []
     mask: list[list[int]] = []
+    weights: list[list[float]] = []
     rows: list[int] = []
     columns: list[int] = []
     values: list[Tensor] = []
     for row, prompt in enumerate(prompts):
         ids: list[int] = []
+        counts: list[float] = []
         taken: list[int] = []
-        for part in _spaced(_parts(template[0] + prompt + template[1], list(vectors)), vectors, table.space):
+        for part, weight in _weighed(template[0] + prompt + template[1], vectors, table.space, weighed):
             if part not in vectors:
                 ids += table.ids(part, as_written=True)
+                counts += [weight] * (len(ids) - len(counts))
                 continue
             value = vectors[part]
             if len(ids) + len(value) > room:
@@ -110,6 +119,7 @@ def splice(
             taken += range(len(begin) + len(ids), len(begin) + len(ids) + len(value))
             values.append(value)
             ids += [ordinary] * len(value)
+            counts += [weight] * len(value)
         if len(ids) > room:
             log.warning(
                 "prompt %r has %d tokens, %s reads %d; cut: %r",
@@ -121,6 +131,8 @@ def splice(
         rows_of_ids.append(padding + full if left else full + padding)
         words, rest = [1] * len(full), [0] * len(padding)
         mask.append(rest + words if left else words + rest)
+        counted, unread = [*[1.0] * len(begin), *counts[:room], *[1.0] * len(end)], [1.0] * len(padding)
+        weights.append(unread + counted if left else counted + unread)
         rows += [row] * len(taken)
         columns += [len(padding) * left + place for place in taken]
     device = table.weight.device
@@ -131,6 +143,7 @@ def splice(
         columns=torch.tensor(columns, dtype=torch.long, device=device),
         # Where they are: the encoder may be offloaded to the machine's memory while they learn on the device.
         values=torch.cat([v.to(values[0].device, table.weight.dtype) for v in values]) if values else None,
+        weights=torch.tensor(weights, device=device) if any(one != 1.0 for own in weights for one in own) else None,
     )
 
 
@@ -253,6 +266,28 @@ def encode(encoder: nn.Module, spliced: Spliced, *, masked: bool = False, **opti
     return checkpoint(visit, use_reentrant=False)
 
 
+def encode_weighed(
+    encoder: nn.Module,
+    table: "TokenTable",
+    spliced: Spliced,
+    read: Callable[[Any], Float[Tensor, "b l d"]],
+    **options: Any,
+) -> tuple[Float[Tensor, "b l d"], Any]:
+    """The vectors of all positions, weighed where prompts ask for it, and all outputs of a text encoder.
+
+    Args:
+        encoder, spliced, options: As `encode` takes them.
+        table: The encoder's tokenizer and embeddings.
+        read: Takes the vectors out of the outputs.
+    """
+    outputs = encode(encoder, spliced, **options)
+    hidden = read(outputs)
+    if spliced.weights is None:
+        return hidden, outputs
+    nothing = encode(encoder, splice(table, [""], {}, spliced.ids.shape[1]), **options)
+    return weigh(hidden, read(nothing), spliced.weights), outputs
+
+
 @contextmanager
 def silence_cut_warnings() -> Iterator[None]:
     """While open, no warning is given for prompts that are too long; for work that meets the same ones repeatedly."""
@@ -314,6 +349,14 @@ def _parts(prompt: str, placeholders: Sequence[str]) -> list[str]:
     # Longest first, so that a placeholder may begin with another.
     longest_first = sorted(placeholders, key=len, reverse=True)
     return re.split("(" + "|".join(map(re.escape, longest_first)) + ")", prompt)
+
+
+def _weighed(
+    prompt: str, vectors: Mapping[str, Float[Tensor, "_ _"]], space: str, weighed: bool
+) -> list[tuple[str, float]]:
+    """Text and placeholders of a prompt in order, each with its weight."""
+    told = weighed_parts(prompt) if weighed else [(prompt, 1.0)]
+    return [(part, weight) for text, weight in told for part in _spaced(_parts(text, list(vectors)), vectors, space)]
 
 
 def _spaced(parts: Sequence[str], vectors: Container[str], space: str) -> list[str]:

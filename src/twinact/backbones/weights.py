@@ -87,6 +87,21 @@ def identity(folder: Path) -> str:
     return "-".join(digits)
 
 
+def file_hash(file: Path) -> str:
+    """The SHA-256 of a file, in hex; that of a large one is kept in the user's cache folder until the file changes.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    known = _Hashes()
+    try:
+        found = known.of(file)
+    except (OSError, DataError) as error:
+        raise CheckpointError(f"{str(file)!r} cannot be read ({error}): copy it again") from error
+    known.keep()
+    return found
+
+
 def digits_of(model_id: str) -> dict[str, str]:
     """The digits of each part in a model id, by the part's name; fewer in ids that were not made by `identity`."""
     return dict(zip(PARTS, model_id.rpartition("@")[2].split("-"), strict=False))

@@ -74,6 +74,23 @@ def check_networks(pipeline: "DiffusionPipeline", folder: Path) -> None:
             _tell_missing([key for key, tensor in network.named_parameters() if tensor.is_meta], name, folder)
 
 
+def check_not_rounded(folder: Path) -> None:
+    """Makes sure that the weights of a model are whole; others need the library that has rounded them.
+
+    Raises:
+        CheckpointError: A part is stored in fewer bits; the message names it, the library and the way without it.
+    """
+    for config in sorted(folder.glob("*/config.json")):
+        how = read_config(config).get("quantization_config")
+        if how is not None:
+            by = how.get("quant_method", "another library") if isinstance(how, dict) else how
+            raise CheckpointError(
+                f"model {str(folder)!r}: {config.parent.name} is stored in fewer bits, as {by} rounds them, which is "
+                "not read: give the model with whole weights; precision int8 or nf4 rounds them when it is opened, "
+                "without any library"
+            )
+
+
 def cause(error: Exception) -> str:
     """What a library says about files that it cannot read, in one line and without its advice to programmers."""
     shapes = re.search(

@@ -98,7 +98,7 @@ def learn(
             exemplars=folder.resolve(),
             config=config,
             run_dir=((out or Path("runs")) / config.name).resolve(),
-            model=str(local.resolve()) if local.is_dir() else model,
+            model=str(local.resolve()) if local.exists() else model,
             space=None if space is None else space.resolve(),
             run=run,
         )

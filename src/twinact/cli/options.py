@@ -23,7 +23,12 @@ SCHEMA_VERSION = 1
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-Model = Annotated[str, typer.Option("--model", help="'nano', a folder in diffusers layout, or a Hugging Face name.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", help="'nano', a folder in diffusers layout, a .safetensors file of a model, or a Hugging Face name."
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}; what suits the machine if not given."),

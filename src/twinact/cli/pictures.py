@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,12 +100,12 @@ def generate(
     from twinact.backbones.memory import PRESETS, explain_out_of_memory
     from twinact.backbones.token_lora import at
     from twinact.backbones.weights import difference, same_model
-    from twinact.jobs.known import tell_unknown_words
+    from twinact.jobs.known import tell_unknown_words, tell_unread_weights
+    from twinact.jobs.less_memory import Drawing
     from twinact.jobs.models import load_actor
     from twinact.jobs.resources import choose_resources
     from twinact.lora import attached, scaled
     from twinact.runs.folder import library_versions
-    from twinact.sample import draw
 
     loaded = [Action.load(path) for path in actions]
     asked = _asked(loaded, prompt)
@@ -113,6 +114,7 @@ def generate(
     advice = _less_memory(chosen, at_once)
     backbone = open_model(model, chosen.precision, chosen.memory)
     tell_unknown_words(backbone, [*prompt, negative_prompt], say)
+    tell_unread_weights(backbone, [*prompt, negative_prompt], say)
     guidance = backbone.guidance if guidance is None else guidance
     steps = backbone.steps if steps is None else steps
     who = load_actor(actor or [], backbone, model)
@@ -140,7 +142,6 @@ def generate(
         "negative_prompt": negative_prompt,
         "size": None if width is height is None else (width or backbone.image_size, height or backbone.image_size),
         "scheduler": scheduler,
-        "batch_size": at_once,
     }
     total = count * sum(len(texts) for _, texts in asked)
     if dry_run:
@@ -148,7 +149,9 @@ def generate(
 
         say("trying a few steps")
         with backbone.saving(PRESETS[chosen.memory]), explain_out_of_memory("drawing", advice):
-            tried = estimate_drawing(backbone, total, vectors={**spoken, **_vectors(asked[0][0])}, **drawing)
+            tried = estimate_drawing(
+                backbone, total, vectors={**spoken, **_vectors(asked[0][0])}, batch_size=at_once, **drawing
+            )
         tell_estimates([(str(out), tried)], as_json)
         return
 
@@ -163,8 +166,9 @@ def generate(
         "versions": library_versions(),
     }
     drawn: list[dict[str, Any]] = []
-    savings = PRESETS[chosen.memory]
-    with backbone.saving(savings), explain_out_of_memory("drawing", advice), progress("drawing") as advance:
+    pen = Drawing(backbone, chosen.memory, at_once, say)
+    advice = _less_memory(replace(chosen, memory=pen.lowest), 1)
+    with progress("drawing") as advance:
         for actions_said, texts in asked:
             seeds = [seed + i for _ in texts for i in range(count)]
             texts = [text for text in texts for _ in range(count)]
@@ -177,7 +181,7 @@ def generate(
             own = [scaled(at(said, action.lora), lora_weight) for said, action in actions_said.items()]
             loras = [*own, *actor_loras]
             vectors = {**spoken, **_vectors(actions_said)}
-            images = draw(backbone, texts, vectors, loras=loras, seeds=seeds, **drawing)
+            images = pen.draw(texts, vectors, loras=loras, seeds=seeds, advice=advice, **drawing)
             for text, number, image in zip(texts, seeds, images, strict=True):
                 facts = {**common, **facts_of, "prompt": text, "seed": number}
                 name = "-".join(action.name for action in actions_said.values())

@@ -1,1 +1,1 @@
-"""Exemplars: a folder of photographs becomes checked square pictures, captions and masks."""
+"""Exemplars: a folder of photographs becomes checked pictures, captions and masks."""

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from twinact import PLACEHOLDER
 from twinact.configs import NOBODY
 from twinact.data.captions import default_caption, read_captions
 from twinact.data.folder import mask_of, sort_files, stem_of
 from twinact.data.maps import maps_of
-from twinact.data.pictures import UnusableError, fit_square, pixels_of, read_mask, read_picture
+from twinact.data.pictures import UnusableError, fit_into, pixels_of, read_mask, read_picture
+from twinact.data.shapes import Together, shape_for, together
 from twinact.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ class Exemplars:
     """Pictures of one action, in order of file name.
 
     Attributes:
-        images: RGB, all `size` × `size`, without metadata.
+        images: RGB, without metadata: all `size` × `size`, or in shapes of about as many pixels.
         captions: One a picture, each holding `PLACEHOLDER` exactly once where the action goes.
         paths: Where they were read from.
         hashes: SHA-256 of each file's bytes, hexadecimal; over both hashes where the picture has a mask.
-        masks: For each picture, how much its places count, from black to white, `size` × `size`; None: all alike.
-        size: Side in pixels.
+        masks: For each picture, how much its places count, from black to white, as large as it; None: all alike.
+        size: Side of the squares in pixels.
     """
 
     images: tuple[Image.Image, ...]
@@ -51,19 +50,25 @@ class Exemplars:
     def __len__(self) -> int:
         return len(self.images)
 
-    @cached_property
-    def pixels(self) -> Float[Tensor, "n 3 h w"]:
-        """The pictures as float32 in [-1, 1], channels first."""
-        return pixels_of(self.images).contiguous()
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each picture."""
+        return tuple(image.size for image in self.images)
 
     @cached_property
-    def mask_pixels(self) -> Float[Tensor, "n 1 h w"] | None:
+    def pixels(self) -> Together:
+        """The pictures as float32 in [-1, 1], channels first."""
+        return together([pixels_of([image])[0].contiguous() for image in self.images])
+
+    @cached_property
+    def mask_pixels(self) -> Together | None:
         """How much each pixel counts, in [0, 1]; ones for a picture without mask, None when no picture has one."""
         if all(mask is None for mask in self.masks):
             return None
-        full = Image.new("L", (self.size, self.size), "white")
-        arrays = np.stack([np.asarray(full if mask is None else mask) for mask in self.masks])  # (n, h, w) uint8
-        return torch.from_numpy(arrays)[:, None].float().div(255.0)
+        full = [
+            mask or Image.new("L", image.size, "white") for mask, image in zip(self.masks, self.images, strict=True)
+        ]
+        return together([torch.from_numpy(np.array(mask))[None].float().div(255.0) for mask in full])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,20 +86,24 @@ class Photographs:
     hashes: tuple[str, ...]
     masks: tuple[Image.Image | None, ...]
 
-    def fitted(self, size: int) -> Exemplars:
-        """The pictures and masks fitted into squares; nothing is cropped, the rest of a square repeats the edge.
+    def fitted(self, size: int, multiple: int | None = None) -> Exemplars:
+        """The pictures and masks fitted into frames; nothing is cropped, the rest of a frame repeats the edge.
 
         Args:
             size: Side of the squares, in pixels; the backbone's `image_size`.
+            multiple: Fits each picture into the shape nearest to its own, see `shape_for`; None into a square.
 
         Raises:
             ConfigError: `size` is not positive.
         """
         if size < 1:
             raise ConfigError(f"size {size!r} must be a positive number of pixels")
-        images = tuple(fit_square(image, size, Image.Resampling.LANCZOS) for image in self.images)
+        shapes = [shape_for(one.size, size, multiple) if multiple else (size, size) for one in self.images]
+        pairs = zip(self.images, shapes, strict=True)
+        images = tuple(fit_into(image, shape, Image.Resampling.LANCZOS) for image, shape in pairs)
         # Bilinear makes no rings around the edges of a mask.
-        masks = tuple(mask and fit_square(mask, size, Image.Resampling.BILINEAR) for mask in self.masks)
+        pairs_of_masks = zip(self.masks, shapes, strict=True)
+        masks = tuple(mask and fit_into(mask, shape, Image.Resampling.BILINEAR) for mask, shape in pairs_of_masks)
         return Exemplars(images, self.captions, self.paths, self.hashes, masks, size)
 
 

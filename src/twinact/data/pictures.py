@@ -1,4 +1,4 @@
-"""Reads a picture file and its mask, checks them, turns them upright, and fits them into a square."""
+"""Reads a picture file and its mask, checks them, turns them upright, and fits them into a frame."""
 
 import hashlib
 import io
@@ -70,11 +70,16 @@ def read_mask(path: Path, size: tuple[int, int]) -> tuple[Image.Image, str]:
 
 def fit_square(picture: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
     """The whole picture, scaled to touch the square and centred; the rest repeats its edge."""
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return fit_into(picture, (size, size), resampling)
+
+
+def fit_into(picture: Image.Image, shape: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+    """The whole picture, scaled to touch a frame of that width and height and centred; the rest repeats its edge."""
+    scale = min(side / own for side, own in zip(shape, picture.size, strict=True))
+    width, height = (min(side, max(1, round(own * scale))) for side, own in zip(shape, picture.size, strict=True))
     pixels = np.asarray(picture.resize((width, height), resampling))
-    left, top = (size - width) // 2, (size - height) // 2
-    margins = [(top, size - height - top), (left, size - width - left), (0, 0)]
+    left, top = (shape[0] - width) // 2, (shape[1] - height) // 2
+    margins = [(top, shape[1] - height - top), (left, shape[0] - width - left), (0, 0)]
     return Image.fromarray(np.pad(pixels, margins[: pixels.ndim], mode="edge"))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from twinact.storage import tensor_hash
 
 OF_LORAS = ("-lora", "-bundle")
 """How the stems of LoRA files end, alone and with the word inside."""
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_LONGEST_WORD = 32
 _ALIGNMENT = 8
 _FORMAT_VERSION = "2"  # of our own keys; 1 had no hash of the content
 _VERSION_KEY, _CONTENT_KEY = "twinact.format_version", "twinact.content_sha256"
@@ -77,15 +80,23 @@ def trigger(name: str) -> str:
     """The word to type for an action in other tools: its name, with ``twa-`` before it.
 
     A name may be a word that the model knows, which diffusers refuses as a token and A1111 would replace in every
-    prompt. No tokenizer knows a word that begins so.
+    prompt. No tokenizer knows a word that begins so. Digits are spelled out, "leap-2" as "twa-leap-two", because
+    diffusers calls the second vector of "leap" by "leap_1", and where no embedding is found digits are read one by one.
 
     Raises:
         ConfigError: The word would be the name of the LoRA file of another action: ComfyUI looks for names in all
-            folders below its own, and takes whichever comes first.
+            folders below its own, and takes whichever comes first. Or it would have more than 32 letters.
     """
-    if name.endswith(OF_LORAS):
+    spelled = "".join(f"-{_DIGITS[int(letter)]}-" if letter.isdigit() else letter for letter in name)
+    word = re.sub("[_-]+", "-", f"twa-{spelled.removeprefix('twa-')}").strip("-")
+    if word.endswith(OF_LORAS):
         raise ConfigError(f"action {name!r} cannot be exported: so end the files of LoRAs; copy it to another name")
-    return f"twa-{name.removeprefix('twa-')}"
+    if len(word) > _LONGEST_WORD and spelled != name:  # older files may have longer names
+        raise ConfigError(
+            f"action {name!r} cannot be exported: with its digits spelled out, its word {word!r} has more than "
+            f"{_LONGEST_WORD} letters; copy it to a shorter name"
+        )
+    return word
 
 
 def about(action: Action, architecture: str, implementation: str, usage_hint: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.prompt_weights import has_weights
 from twinact.data.exemplars import Photographs
 from twinact.errors import ConfigError
 from twinact.readers import ActionEncoder, LatentActionEncoder
@@ -34,6 +35,16 @@ def tell_unknown_words(backbone: Backbone, texts: Iterable[str], tell: Callable[
     if words:
         known = max(len(table.tokenizer) for table in backbone.token_tables())
         tell(f"words that this model does not know ({known} tokens are all that it has): {', '.join(words)}; {_REMEDY}")
+
+
+def tell_unread_weights(backbone: Backbone, texts: Iterable[str], tell: Callable[[str], None]) -> None:
+    """Tell once which prompts have weights although the model's family, as Qwen3's, has no use for them."""
+    weighing = [text for text in texts if not backbone.weighs_prompts and has_weights(text)]
+    if weighing:
+        tell(
+            f"this family of models reads weights as they are written ({', '.join(map(repr, weighing))}); "
+            "'twinact adjust' makes an action stronger or weaker"
+        )
 
 
 def check_start(start: str, backbone: Backbone, phrases: Sequence[str]) -> None:

@@ -1,19 +1,23 @@
 """Carries out one job: check what is given, choose how to run, open the model, learn, report."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.shapes import side_multiple
 from twinact.configs import CLAUSE_MARK, RunConfig
 from twinact.console import say
 from twinact.data.captions import default_caption, unsaid
-from twinact.data.exemplars import Photographs, check_captions
+from twinact.data.exemplars import Exemplars, Photographs, check_captions
+from twinact.errors import OutOfMemory
 from twinact.intent import degrees
 from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target
 from twinact.jobs.job import Advance, Job
 from twinact.jobs.known import check_start, tell_strange_pictures, tell_unknown_words
+from twinact.jobs.less_memory import lower_for_learning
 from twinact.jobs.models import default_space, open_with_message, precision_of
 from twinact.jobs.resources import run_config
 from twinact.methods import make_method
@@ -56,6 +60,8 @@ def run_job(
 ) -> TrainResult:
     """Learn the action of a job, or go on with a run that was stopped, or find that it is done.
 
+    Where memory runs out with memory normal, the run goes on once with low, to the same bits, and says so.
+
     Without ``config.start``, a method in an action space begins at the phrase under which the model finds the
     exemplars likeliest. The run folder also receives the space (`SPACE_FILE`), so that the action can be moved on any
     machine, previews if they are asked for, and a report.
@@ -71,7 +77,6 @@ def run_job(
         TwinactError: As `preflight`, `twinact.jobs.resources.run_config`, `make_method` and `train`.
         KeyboardInterrupt: The run was stopped; its checkpoint is saved, or what the search has found.
     """
-    group = this_process()
     seen = preflight(job, tell)
     given = dict(job.run)
     if backbone is not None:
@@ -79,15 +84,29 @@ def run_job(
         if seen.begun is None:  # a run that was begun knows its parts
             given.setdefault("accumulate", RunConfig.accumulate)
     run = run_config(given, job.model, job.config.batch_size, seen.begun)
-    if backbone is None:
-        backbone = opening(job.model, run.precision, run.memory)
+    while True:
+        try:
+            if backbone is None:
+                backbone = opening(job.model, run.precision, run.memory)
+            return _carry_out(job, seen, run, backbone, advance, tell)
+        except OutOfMemory as error:
+            run = replace(run, memory=lower_for_learning(run.memory, error, tell))
+        seen = replace(seen, begun=settings_of(job.run_dir))
+
+
+def _carry_out(
+    job: Job, seen: Preflight, run: RunConfig, backbone: Backbone, advance: Advance | None, tell: Callable[[str], None]
+) -> TrainResult:
+    """`run_job` with an open model, once it is known how to run."""
+    group = this_process()
     target, poses = None, None if seen.space is None else seen.space.poses
     if job.config.method.takes_pose:
         target = pose_target(job.config, backbone, seen.photographs, tell, poses)
     config = replace(job.config, method=job.config.method.settled(target is not None))
     check_pictures(job.exemplars, config.method)
     encoder = None if backbone.folder is None else load_action_encoder(backbone.folder)
-    exemplars = seen.photographs.fitted(backbone.image_size)
+    exemplars = seen.photographs.fitted(backbone.image_size, None if backbone.square else side_multiple(backbone))
+    _tell_shapes(exemplars, tell)
     latents = None
     if not RunFolder(job.run_dir, config.name).done:
         group.on_main(lambda: check_captions(exemplars, backbone, config.method.most_vectors(config.slots)))
@@ -147,6 +166,14 @@ def run_job(
 
     group.on_main(finish)
     return result
+
+
+def _tell_shapes(exemplars: Exemplars, tell: Callable[[str], None]) -> None:
+    """Tell in which shapes exemplars are learned, if not all in the model's square."""
+    counts = Counter(exemplars.shapes)
+    if set(counts) != {(exemplars.size, exemplars.size)}:
+        told = ", ".join(f"{width} × {height} ({count})" for (width, height), count in counts.most_common())
+        tell(f"pictures are learned in their own shapes, each step in one: {told}")
 
 
 def preflight(job: Job, tell: Callable[[str], None] = say) -> Preflight:

@@ -237,7 +237,9 @@ def _join(model: Path, recipe: Recipe) -> None:
     pipeline = _pipeline(_vae_of(model), _text_of(model), _tokenizer_of(model), unet)
     pipeline.scheduler.save_pretrained(model / "scheduler")
     pipeline.save_config(model)
-    facts = ModelFacts(guidance=recipe.guidance, steps=recipe.drawing_steps, intent_steps=1, ground=_GROUND)
+    facts = ModelFacts(
+        guidance=recipe.guidance, steps=recipe.drawing_steps, intent_steps=1, ground=_GROUND, square=True
+    )
     facts.write(model)
     known = drawn_part(recipe).phrases  # a phrase belongs in the space only when the model can draw it
     backbone = load(model, device="cpu")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from twinact.action import Action
@@ -25,6 +24,7 @@ from twinact.backbones.text import silence_cut_warnings
 from twinact.backbones.weights import digits_of
 from twinact.configs import LearnConfig, RunConfig
 from twinact.data.exemplars import Exemplars, check_captions
+from twinact.data.shapes import Together, together
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.methods.batches import draw_batch, latent_masks, step_generator
 from twinact.methods.method import Method
@@ -102,7 +102,7 @@ def train(
     progress: Callable[[StepRecord], None] | None = None,
     *,
     run: RunConfig | None = None,
-    latents: Float[Tensor, "n c h w"] | None = None,
+    latents: Together | None = None,
     search: int = 0,
     after_step: Callable[[int, Method], None] | None = None,
 ) -> TrainResult:
@@ -117,7 +117,7 @@ def train(
     Args:
         method: What is learned and how; see `twinact.methods.make_method`.
         backbone: Frozen; what a method attaches to it is gone when this returns.
-        exemplars: Pictures in the backbone's `image_size`.
+        exemplars: Pictures in the backbone's `image_size`, or in shapes of about as many pixels.
         config: The settings that `method` was made from.
         run_dir: The run's own folder; see `twinact.runs.folder`.
         progress: Called after each step, in the main process.
@@ -260,27 +260,28 @@ def rate_share(config: LearnConfig, step: int) -> float:
 
 
 @torch.no_grad()
-def encode_exemplars(backbone: Backbone, exemplars: Exemplars, memory: str = "normal") -> Float[Tensor, "n c h w"]:
+def encode_exemplars(backbone: Backbone, exemplars: Exemplars, memory: str = "normal") -> Together:
     """Latents of all exemplars, on the backbone's device.
 
     Args:
         backbone: The model.
-        exemplars: Pictures in its `image_size`.
+        exemplars: Pictures in its `image_size`, or in other shapes.
         memory: One of `twinact.configs.MEMORY`, for the advice in case that memory runs out.
 
     Raises:
         OutOfMemory: They do not fit.
     """
     # One at a time: an autoencoder takes gigabytes for a picture of 1024 pixels.
-    chunks = exemplars.pixels.split(1)
     with explain_out_of_memory("encoding the exemplars", memory_advice(memory)), backbone.autoencoder_on_device():
-        return torch.cat([backbone.encode_image(chunk.to(backbone.device, backbone.dtype)) for chunk in chunks])
+        pictures = (one[None].to(backbone.device, backbone.dtype) for one in exemplars.pixels)
+        return together([backbone.encode_image(picture)[0] for picture in pictures])
 
 
 def _settings(
     method: Method, backbone: Backbone, exemplars: Exemplars, config: LearnConfig, run: RunConfig, parts: int
 ) -> dict[str, Any]:
     """All that decides the bits of the result of a run."""
+    square = all(width == height for width, height in exemplars.shapes)
     return {
         **config.to_dict(),
         "learning_rate": config.rate,
@@ -288,6 +289,7 @@ def _settings(
         "tokenizers": backbone.tokenizer_hash,
         "exemplars": exemplars.hashes,
         "captions": exemplars.captions,
+        **({} if square else {"shapes": exemplars.shapes}),
         "parts": method.identity(),
         "rounding": {
             "precision": run.precision,

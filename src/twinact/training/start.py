@@ -16,6 +16,7 @@ from twinact.backbones.memory import PRESETS, autocast, explain_out_of_memory
 from twinact.backbones.text import silence_cut_warnings
 from twinact.configs import LearnConfig, RunConfig, TwinActConfig
 from twinact.data.exemplars import Exemplars
+from twinact.data.shapes import Together, by_shape
 from twinact.intent import PoseTarget
 from twinact.intent.prompts import other_prompts
 from twinact.methods.batches import latent_masks
@@ -208,7 +209,7 @@ def starting_phrase(
     backbone: Backbone,
     space: ActionSpace,
     exemplars: Exemplars,
-    latents: Float[Tensor, "n c h w"],
+    latents: Together,
     run_dir: str | Path,
     run: RunConfig,
     progress: Callable[[int, int], None] | None = None,
@@ -242,6 +243,7 @@ def starting_phrase(
             "space": space.hash,
             "exemplars": exemplars.hashes,
             "captions": exemplars.captions,
+            "shapes": exemplars.shapes,
             "precision": run.precision,
             "weights": str(backbone.dtype),
             "batch_size": batch_size,  # sums of other batches are rounded otherwise
@@ -265,10 +267,10 @@ def starting_phrase(
 def likeliest_phrases(
     backbone: Backbone,
     space: ActionSpace,
-    latents: Float[Tensor, "n c h w"],
+    latents: Together,
     captions: Sequence[str],
     *,
-    masks: Float[Tensor, "n 1 h w"] | None = None,
+    masks: Together | None = None,
     batch_size: int = 32,
     kept: SearchCache | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -297,7 +299,8 @@ def likeliest_phrases(
         DataError: What is to be kept cannot be written.
         KeyboardInterrupt: Stopped; finished batches are kept.
     """
-    vectors = space.to(latents.device).reconstruct(space.phrase_coefficients.to(latents.device))  # per encoder: n s w
+    device = latents[0].device
+    vectors = space.to(device).reconstruct(space.phrase_coefficients.to(device))  # per encoder: n s w
     few, count = list(range(min(_FIRST_PICTURES, len(latents)))), len(space.phrases)
     shortest = min(_SHORTLIST, count)
     all_seen = search_passes(space, len(latents))
@@ -306,10 +309,18 @@ def likeliest_phrases(
     def losses(
         phrases: Sequence[int], pictures: Sequence[int], seed: int, stop: threading.Event
     ) -> Float[Tensor, " n"]:
-        nonlocal seen
         generator = torch.Generator().manual_seed(seed)
-        shown = torch.tensor(pictures, device=latents.device)
-        clean, counted = latents[shown], None if masks is None else masks[shown]
+        table = torch.empty(len(phrases), len(pictures))
+        for places in by_shape(tuple(latents[i] for i in pictures)).values():
+            table[:, places] = of_one_shape(phrases, [pictures[place] for place in places], generator, stop)
+        return table.mean(1)
+
+    def of_one_shape(
+        phrases: Sequence[int], pictures: Sequence[int], generator: torch.Generator, stop: threading.Event
+    ) -> Float[Tensor, "n m"]:
+        nonlocal seen
+        clean = torch.stack([latents[i] for i in pictures])
+        counted = None if masks is None else torch.stack([masks[i] for i in pictures])
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         noised = backbone.noising.add(clean, noise, backbone.noising.sample_t(len(clean), generator, _NOISE_BIAS))
         rows = [(phrase, i) for phrase in phrases for i in range(len(clean))]
@@ -336,7 +347,7 @@ def likeliest_phrases(
                 progress(seen, all_seen)
             if stop.is_set():
                 raise KeyboardInterrupt("stopped while looking for the starting phrase; run again to go on")
-        return torch.cat(found).unflatten(0, (len(phrases), len(clean))).mean(1)
+        return torch.cat(found).unflatten(0, (len(phrases), len(clean)))
 
     try:
         with stop_between_steps() as stop:
