@@ -19,7 +19,7 @@ from twinact.backbones.backbone import Backbone
 from twinact.configs import RunConfig
 from twinact.console import say
 from twinact.jobs.job import Job
-from twinact.jobs.models import default_space
+from twinact.jobs.models import adopted, default_space
 from twinact.jobs.run import preflight, run_job
 from twinact.runs.folder import PREVIEW_PROMPTS, RunFolder
 from twinact.sample import generate
@@ -66,7 +66,8 @@ def estimate_job(job: Job, backbone: Backbone, tell: Callable[[str], None] = say
     left = job.config.steps - (folder.last_step if seen.begun is not None else 0)
     searched, start = 0, job.config.start
     if job.config.method.takes_space:
-        space = seen.space or default_space(backbone, slots=job.config.slots)
+        given = None if seen.space is None else adopted(seen.space, backbone, lambda _text: None)
+        space = given or default_space(backbone, slots=job.config.slots)
         if start is None:
             start = space.phrases[0]
             posed = job.config.method.takes_pose and space.poses is not None

@@ -1,6 +1,6 @@
 """Opens models, spaces and actors from names and files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from twinact.backbones import family, load
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.memory import DTYPES, PRESETS, explain_out_of_memory
 from twinact.backbones.token_lora import at
+from twinact.backbones.weights import difference, same_model
 from twinact.configs.settings import check_choice
 from twinact.console import say
 from twinact.errors import CheckpointError, ConfigError
@@ -83,6 +84,30 @@ def default_space(backbone: Backbone, slots: int = 3) -> ActionSpace:
                 return build_space(backbone, slots=slots, phrases=shipped.phrases)
             return replace(shipped, model_id=backbone.model_id)  # only token embeddings make a space
     return build_space(backbone, slots=slots)
+
+
+def adopted(space: ActionSpace, backbone: Backbone, tell: Callable[[str], None]) -> ActionSpace:
+    """A space from a file as that of a model, if it was built for one with the same token embeddings.
+
+    Only token embeddings make a space, so a base model, its distilled one, its fine-tunes and whatever else shares its
+    text encoder share it, too. What phrases look like is another matter: the poses of another model are left out. A
+    space that fits less is returned as it is, and refused by the method.
+
+    Args:
+        space: As read.
+        backbone: The model.
+        tell: Receives whose space it is, if it is another model's.
+    """
+    if same_model(space.model_id, backbone.model_id) or space.tokenizer_hash != backbone.tokenizer_hash:
+        return space
+    if not space.is_of(backbone.token_tables()):
+        return space
+    poses = "" if space.poses is None else ", and the poses of its phrases are left out"
+    tell(
+        f"the action space was built for {space.model_id!r}, which has the same token embeddings "
+        f"({difference(space.model_id, backbone.model_id)}); it is used{poses}"
+    )
+    return replace(space, model_id=backbone.model_id, poses=None)
 
 
 def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> ActionSpace:

@@ -18,7 +18,7 @@ from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_tar
 from twinact.jobs.job import Advance, Job
 from twinact.jobs.known import check_start, tell_strange_pictures, tell_unknown_words
 from twinact.jobs.less_memory import lower_for_learning
-from twinact.jobs.models import default_space, open_with_message, precision_of
+from twinact.jobs.models import adopted, default_space, open_with_message, precision_of
 from twinact.jobs.resources import run_config
 from twinact.methods import make_method
 from twinact.readers import load_action_encoder
@@ -99,7 +99,8 @@ def _carry_out(
 ) -> TrainResult:
     """`run_job` with an open model, once it is known how to run."""
     group = this_process()
-    target, poses = None, None if seen.space is None else seen.space.poses
+    given = None if seen.space is None else adopted(seen.space, backbone, tell)
+    target, poses = None, None if given is None else given.poses
     if job.config.method.takes_pose:
         target = pose_target(job.config, backbone, seen.photographs, tell, poses)
     config = replace(job.config, method=job.config.method.settled(target is not None))
@@ -121,7 +122,7 @@ def _carry_out(
 
     space, spent = None, 0
     if config.method.takes_space:
-        space = group.on_main(lambda: seen.space or default_space(backbone, slots=config.slots))
+        space = group.on_main(lambda: given or default_space(backbone, slots=config.slots))
         if config.start is not None:
             for phrase in config.start.split(CLAUSE_MARK):
                 check_start(phrase.strip(), backbone, space.phrases)
