@@ -125,8 +125,13 @@ def _with_poses(
     from twinact.intent.measure import ENOUGH, measure_intent
     from twinact.intent.pose_table import pose_table
     from twinact.space.pose_table import OWN
+    from twinact.space.slot_shares import slot_shares
 
     backbone = open_model(model)
+    shares = slot_shares(backbone, space)
+    if shares is not None:
+        told = ", ".join(f"{share:.0%}" for share in shares.tolist())
+        say(f"what phrases mean to the text encoders hangs on their slots, first to last: {told}")
     name, steps = OWN, backbone.intent_steps
     if reader != OWN:
         from twinact.readers.vitpose import WEIGHTS
