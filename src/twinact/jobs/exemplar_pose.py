@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from twinact.backbones.backbone import Backbone
 from twinact.configs import NOBODY, LearnConfig, MethodConfig, TwinActConfig
 from twinact.data.exemplars import Photographs, read_exemplars
-from twinact.data.folder import visible
+from twinact.data.folder import sort_files
+from twinact.data.pictures import MAX_FILE_BYTES
 from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.intent import PoseTarget, intended_pose
 from twinact.readers.body import SEGMENTS
@@ -18,6 +19,7 @@ from twinact.readers.common import common_pose
 from twinact.readers.drawn import draw_keypoints
 from twinact.readers.keypoint_files import keypoint_files
 from twinact.space.pose_table import PoseTable
+from twinact.storage import check_regular
 
 # Mean weight of the segments below which a pose is no more than a guess.
 _LEAST = 0.1
@@ -38,9 +40,10 @@ def given_exemplars(folder: Path, actor: str = NOBODY) -> Photographs:
     if not poses:
         return read_exemplars(folder, actor=actor)
     with TemporaryDirectory() as drawn:  # a folder of somebody's files stays as it is
-        for path in visible(folder):
-            if path.is_file():
-                shutil.copyfile(path, Path(drawn) / path.name)
+        files = sort_files(folder)  # and nothing else, of whatever size it may be
+        for path in (*files.captions, *files.tables, *(mask for masks in files.masks.values() for mask in masks)):
+            check_regular(path, MAX_FILE_BYTES)
+            shutil.copyfile(path, Path(drawn) / path.name)
         draw_keypoints(poses, Path(drawn), _DRAWN_PIXELS)
         try:
             found = read_exemplars(drawn, actor=actor)
