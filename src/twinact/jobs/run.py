@@ -21,7 +21,7 @@ from twinact.readers import load_action_encoder
 from twinact.report.run_report import report_run
 from twinact.runs.folder import MARKER, RunFolder, settings_of
 from twinact.runs.previews import Previews
-from twinact.runs.trackers import tracking
+from twinact.runs.trackers import check_installed, tracking
 from twinact.space import ActionSpace
 from twinact.space.action_space import CONJUNCTION
 from twinact.space.build import SPACE_FILE
@@ -160,6 +160,7 @@ def preflight(job: Job, tell: Callable[[str], None] = say) -> Preflight:
     begun = this_process().on_main(lambda: settings_of(job.run_dir))
     if not RunFolder(job.run_dir, job.config.name).done:
         check_folder(job.run_dir)
+    check_installed(str(job.run.get("tracker", RunConfig.tracker)))
     stored = job.run_dir / SPACE_FILE
     file = job.space or (stored if job.config.method.takes_space and stored.is_file() else None)
     space = None if file is None else ActionSpace.load(file)
