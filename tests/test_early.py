@@ -15,7 +15,10 @@ from twinact.configs import LearnConfig, TwinActConfig
 from twinact.errors import CheckpointError, ConfigError, DataError, MissingDependency, lacks_memory
 from twinact.jobs.job import Job
 from twinact.jobs.models import space_of
-from twinact.jobs.run import run_job
+from twinact.jobs.run import preflight, run_job
+from twinact.runs.folder import MARKER
+
+ROUNDING = {"precision": "fp32", "processes_times_accumulate": 1, "compiled": False}
 
 
 def never(*given: str) -> Backbone:
@@ -81,6 +84,20 @@ def test_what_cannot_be_is_told_before_the_model_opens(
     Path("x.safetensors").write_bytes(b"damaged")
     Action("leap", [torch.zeros(1, 8)], "m@0").save("a.action.safetensors")
     assert told in refused(*arguments, code=code)
+
+
+def test_a_run_does_not_go_on_with_other_keypoints(tmp_path: Path) -> None:
+    exemplars_in(tmp_path / "leap")
+    job = Job(exemplars=tmp_path / "leap", config=LearnConfig(name="leap"), run_dir=tmp_path / "run")
+    plain = preflight(job).photographs.hashes
+    (tmp_path / "leap" / "1_keypoints.json").write_text('{"people": []}')
+    first = preflight(job).photographs.hashes
+    assert [one == other for one, other in zip(plain, first, strict=True)] == [True, False, True]
+    MARKER.write(tmp_path / "run", {"start": None, "exemplars": first, "rounding": ROUNDING, **job.config.to_dict()})
+    assert preflight(job).begun is not None
+    (tmp_path / "leap" / "1_keypoints.json").write_text('{"people": [] }')
+    with pytest.raises(ConfigError, match="other settings: exemplars"):
+        preflight(job)
 
 
 def test_a_run_folder_that_cannot_be_is_told_before_the_model_opens(tmp_path: Path) -> None:

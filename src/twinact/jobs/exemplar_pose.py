@@ -1,5 +1,6 @@
 """What pose the exemplars of a job show, if it can be read and the model can be asked for it."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from twinact.readers.body import SEGMENTS
 from twinact.readers.choice import read_photographs
 from twinact.readers.common import common_pose
 from twinact.readers.drawn import draw_keypoints
-from twinact.readers.keypoint_files import keypoint_files
+from twinact.readers.keypoint_files import keypoint_file, keypoint_files, table_of
 from twinact.space.pose_table import PoseTable
 from twinact.storage import check_regular
 
@@ -50,6 +51,19 @@ def given_exemplars(folder: Path, actor: str = NOBODY) -> Photographs:
         except DataError as error:
             raise DataError(str(error).replace(drawn, str(folder))) from error
     return replace(found, paths=tuple(folder / path.name for path in found.paths))
+
+
+def with_keypoints(photographs: Photographs) -> Photographs:
+    """The photographs with hashes that are also of their keypoint files, which decide what is learned as they do.
+
+    Raises:
+        DataError: A keypoint file is broken.
+    """
+    hashes = []
+    for path, own in zip(photographs.paths, photographs.hashes, strict=True):
+        file = keypoint_file(path) or table_of(path.parent)
+        hashes.append(own if file is None else hashlib.sha256(own.encode() + file.read_bytes()).hexdigest())
+    return replace(photographs, hashes=tuple(hashes))
 
 
 def check_pictures(folder: Path, method: MethodConfig) -> None:

@@ -11,7 +11,7 @@ from twinact.console import say
 from twinact.data.captions import default_caption, unsaid
 from twinact.data.exemplars import Photographs, check_captions
 from twinact.intent import degrees
-from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target
+from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target, with_keypoints
 from twinact.jobs.job import Advance, Job
 from twinact.jobs.known import check_start, tell_strange_pictures, tell_unknown_words
 from twinact.jobs.models import default_space, open_with_message, precision_of
@@ -165,6 +165,8 @@ def preflight(job: Job, tell: Callable[[str], None] = say) -> Preflight:
     file = job.space or (stored if job.config.method.takes_space and stored.is_file() else None)
     space = None if file is None else ActionSpace.load(file)
     photographs = given_exemplars(job.exemplars, job.config.actor)
+    if job.config.method.takes_pose:
+        photographs = with_keypoints(photographs)
     if begun is not None:  # of what is known by now; all of it is compared when the run goes on
         known = {key: value for key, value in job.config.to_dict().items() if value is not None}
         MARKER.check_same(job.run_dir, begun, {**begun, **known, "exemplars": photographs.hashes})
