@@ -107,6 +107,12 @@ def test_what_is_printed_can_be_a_settings_file() -> None:
         ("[learn]\ncount = 3", "unknown setting 'count'"),  # of generate
         ("[lern]\nsteps = 3", "did you mean 'learn'"),
         ("steps = ", "cannot be read"),
+        (f"x = {'[' * 100_000}", "cannot be read"),
+        ("[learn]\nsteps = true", "setting 'steps' cannot be 'True'"),
+        ("[learn]\nout = [1]", "setting 'out' cannot be '[1]'"),
+        ("[learn]\nsteps = {a = 1}", "setting 'steps' cannot be"),
+        ("[learn]\njson = 3", "setting 'json' cannot be '3'"),
+        ("learn = 3", "'learn' is '3' and a command; write its settings below [learn]"),
     ],
 )
 def test_settings_that_cannot_be_used(content: str, told: str) -> None:

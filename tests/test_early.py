@@ -6,16 +6,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from commands import invoke
+from commands import invoke, refused
 from small import exemplars_in, small_space
 from twinact.action import Action
 from twinact.backbones import load
 from twinact.backbones.backbone import Backbone
 from twinact.configs import LearnConfig, TwinActConfig
-from twinact.errors import CheckpointError, ConfigError, DataError, lacks_memory
+from twinact.errors import CheckpointError, ConfigError, DataError, MissingDependency, lacks_memory
 from twinact.jobs.job import Job
 from twinact.jobs.models import space_of
-from twinact.jobs.run import run_job
+from twinact.jobs.run import preflight, run_job
+from twinact.runs.folder import MARKER
+
+ROUNDING = {"precision": "fp32", "processes_times_accumulate": 1, "compiled": False}
 
 
 def never(*given: str) -> Backbone:
@@ -41,6 +44,60 @@ def test_parts_that_cannot_be_are_told_before_the_model_opens(tmp_path: Path) ->
     job = Job(exemplars=tmp_path / "leap", config=config, run_dir=tmp_path / "run", run=run)
     with pytest.raises(ConfigError, match="batch_size 2 is less than the 4 parts"):
         run_job(job, opening=never)
+
+
+def test_a_tracker_that_is_missing_is_told_before_the_model_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
+    exemplars_in(tmp_path / "leap")
+    config, run = LearnConfig(name="leap"), {"tracker": "tensorboard"}
+    with pytest.raises(MissingDependency, match="tracker 'tensorboard' is not installed"):
+        run_job(Job(exemplars=tmp_path / "leap", config=config, run_dir=tmp_path / "run", run=run), opening=never)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("import", "lost.safetensors", "--name", "leap", "--out", "new"), 1, "lost.safetensors does not exist"),
+        (("import", ".", "--name", "leap", "--out", "new"), 1, "is a folder; give a safetensors file"),
+        (("import", "x.safetensors", "--name", "A Leap", "--out", "new"), 2, "name 'A Leap' must be"),
+        (("import", "x.safetensors", "--name", "leap", "--out", "new"), 1, "cannot be read"),
+        (("generate", "a.action.safetensors", "--prompt", "a <act>", "--width", "100"), 2, "width is 100"),
+        (
+            ("generate", "a.action.safetensors", "--prompt", "a <act>", "--actor", "lost.safetensors"),
+            1,
+            "does not exist",
+        ),
+        (("generate", "a.action.safetensors", "--prompt", "a <act>"), 1, "was made for model 'm@0'"),
+        (("space", "build", "--out", "s" * 250), 1, "bytes, at most 255; shorten it"),
+        (("read", "x.png", "--out", "s" * 300), 1, "bytes, at most 255; shorten it"),
+    ],
+)
+def test_what_cannot_be_is_told_before_the_model_opens(
+    arguments: tuple[str, ...], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("twinact.backbones.load", never)
+    monkeypatch.setattr("twinact.jobs.models.load", never)
+    monkeypatch.setattr("twinact.backbones.load_words", never)
+    Path("x.safetensors").write_bytes(b"damaged")
+    Action("leap", [torch.zeros(1, 8)], "m@0").save("a.action.safetensors")
+    assert told in refused(*arguments, code=code)
+
+
+def test_a_run_does_not_go_on_with_other_keypoints(tmp_path: Path) -> None:
+    exemplars_in(tmp_path / "leap")
+    job = Job(exemplars=tmp_path / "leap", config=LearnConfig(name="leap"), run_dir=tmp_path / "run")
+    plain = preflight(job).photographs.hashes
+    (tmp_path / "leap" / "1_keypoints.json").write_text('{"people": []}')
+    first = preflight(job).photographs.hashes
+    assert [one == other for one, other in zip(plain, first, strict=True)] == [True, False, True]
+    MARKER.write(tmp_path / "run", {"start": None, "exemplars": first, "rounding": ROUNDING, **job.config.to_dict()})
+    assert preflight(job).begun is not None
+    (tmp_path / "leap" / "1_keypoints.json").write_text('{"people": [] }')
+    with pytest.raises(ConfigError, match="other settings: exemplars"):
+        preflight(job)
 
 
 def test_a_run_folder_that_cannot_be_is_told_before_the_model_opens(tmp_path: Path) -> None:

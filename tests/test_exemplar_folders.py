@@ -81,6 +81,22 @@ def test_pictures_are_no_maps_of_each_other(tmp_path: Path) -> None:
     assert len(load_exemplars(tmp_path, 32)) == 5
 
 
+@pytest.mark.parametrize(("picture", "name"), [("0.jpg", "0.png"), ("0.png", "0m.png"), ("0.png", "m0.jpg")])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_black_and_white_beside_a_picture_is_a_mask_whatever_its_name(
+    picture: str, name: str, mode: str, tmp_path: Path
+) -> None:
+    many_coloured(64, 96).convert(mode).save(tmp_path / picture)
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, (30, 10, 70, 60))
+    mask.save(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: is black and white alone, .* a mask or map of {picture}"):
+        load_exemplars(tmp_path, 32)
+    mask.save(tmp_path / picture)  # drawings in ink, all of them
+    mask.transpose(Image.Transpose.ROTATE_90).save(tmp_path / name)
+    assert len(load_exemplars(tmp_path, 32)) == 2
+
+
 @pytest.mark.parametrize("name", ["0_mask.jpg", "0-masklabel.webp"])
 def test_masks_that_are_no_png_are_refused_by_name(name: str, tmp_path: Path) -> None:
     coloured(tmp_path / "0.png")
@@ -99,7 +115,17 @@ def test_pictures_may_have_such_names_and_no_colour(tmp_path: Path) -> None:
 
 def test_files_of_systems_and_tools_are_passed_over(tmp_path: Path) -> None:
     coloured(tmp_path / "0.png")
-    for name in ("Thumbs.db", "desktop.ini", "0_0512x0512_sd.npz", "other.json", ".DS_Store"):
+    of_tools = (
+        "0_0512x0512_sd.npz",
+        "other.json",
+        "0.npy",
+        "0_te.safetensors",
+        "dataset.toml",
+        "0.xmp",
+        "0.AAE",
+        "0.txt~",
+    )
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "~$0.txt", "README.md", "LICENSE", *of_tools):
         (tmp_path / name).write_bytes(b"\0")
     (tmp_path / "@eaDir").mkdir()
     assert len(load_exemplars(tmp_path, 32)) == 1
@@ -118,6 +144,38 @@ def test_captions_of_other_tools_are_read(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text('["a"]')
     with pytest.raises(DataError, match=r"metadata\.jsonl: each line must be like"):
         load_exemplars(tmp_path, 32)
+
+
+def test_tables_of_captions_may_be_csv_and_hold_any_letter(tmp_path: Path) -> None:
+    coloured(tmp_path / "0.png")
+    (tmp_path / "Metadata.CSV").write_text('file_name,text\r\n./0.png,"a cat <act>,\nin a park"\r\n')
+    assert load_exemplars(tmp_path, 32).captions == ("a cat <act>, in a park",)
+    (tmp_path / "Metadata.CSV").write_text("image;text\n")
+    with pytest.raises(DataError, match=r"Metadata\.CSV: must have a first line with the headings file_name and text"):
+        load_exemplars(tmp_path, 32)
+    (tmp_path / "Metadata.CSV").unlink()
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a cat <act>,\u2028in a park"}\n')
+    assert load_exemplars(tmp_path, 32).captions == ("a cat <act>, in a park",)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"captions.json": '{"0.png": "a cat <act>", "0.png": "a dog <act>"}'},
+        {"metadata.jsonl": '{"file_name": "0.png", "text": "a <act>"}\n{"file_name": "0.png", "text": "a dog <act>"}'},
+        {"captions.json": '{"0.png": "a cat <act>"}', "metadata.csv": "file_name,text\n0.png,a dog <act>\n"},
+        {"0.txt": "a cat <act>", "0.caption": "a dog <act>"},
+    ],
+)
+def test_two_captions_of_a_picture_must_be_one(files: dict[str, str], tmp_path: Path) -> None:
+    coloured(tmp_path / "0.png")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=r"says something else of 0\.png than is said .*; keep one of the two"):
+        load_exemplars(tmp_path, 32)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text.replace("a dog", "a cat").replace('"a <act>', '"a cat <act>'))
+    assert load_exemplars(tmp_path, 32).captions == ("a cat <act>",)
 
 
 @pytest.mark.parametrize("source", ["beside", "table", "mask"])

@@ -279,7 +279,7 @@ def test_captions_as_tools_and_data_sets_have_them(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("metadata.jsonl", '{"text": "a <act>"}', "each line must be like"),
-        ("metadata.jsonl", '{"file_name": "a.png", "label": 3}', "not text"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": 3}', "each line must be like"),
         ("a.txt", "a woman leaping", r"a\.txt: caption 'a woman leaping' holds <act> 0 times; write it once"),
         ("a.txt", "<act> and <act>", "2 times"),
         ("a.txt", "", "0 times"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,8 @@ def test_spellings_of_other_tools(family: str, keys: list[str], tmp_path: Path) 
         (SD, ["emp_params", "emp_params_out"]),
         ("FluxPipeline", ["clip_l", "t5", "t5_out"]),
         ("FluxPipeline", ["clip_l", "t5", "name"]),
+        (SD, ["emb_params_out"]),
+        ("StableDiffusionXLPipeline", ["clip_g_out"]),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(family: str, keys: list[str], tmp_path: Path) -> None:
@@ -325,6 +328,34 @@ def test_one_of_several_words_is_chosen(family: str, keys: list[str], tmp_path: 
         save_file({keys[0].format("anna"): torch.ones(1, 8), keys[1].format("bert"): torch.ones(1, 8)}, path)
         with pytest.raises(CheckpointError, match="no clip_g"):
             read("anna")
+
+
+def test_a_word_is_the_same_however_its_letters_are_composed(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "mädchen") for form in ("NFC", "NFD"))
+    save_file({composed: torch.ones(1, 8), "anna": torch.zeros(1, 8)}, tmp_path / "x.safetensors")
+    found = import_embedding(tmp_path / "x.safetensors", SD, name="leap", model_id="m@1", widths=[8], word=apart)
+    assert found.vectors[0].equal(torch.ones(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({"emb_params": torch.tensor(1.0)}, r"float32 \(\), expected numbers \(vectors, 8\)"),
+        ({"leap": torch.tensor(1.0)}, r"float32 \(\), expected"),
+        ({"emb_params": torch.ones(2, 3, 8)}, r"\(2, 3, 8\), expected .* for every layer"),
+        ({"emb_params": torch.ones(0, 8)}, r"\(0, 8\), expected"),
+        ({"emb_params": torch.ones(2, 0)}, r"\(2, 0\), expected"),
+        ({"emb_params": torch.ones(2, 8, dtype=torch.int64)}, "int64"),
+        ({"emb_params": torch.full((2, 8), float("nan"))}, "emb_params holds numbers that are not finite"),
+        ({}, "holds no tensors"),
+    ],
+)
+def test_tensors_that_are_no_embedding_are_refused_by_name(
+    tensors: dict[str, torch.Tensor], told: str, tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=told):
+        import_embedding(tmp_path / "x.safetensors", SD, name="leap", model_id="m@1", widths=[8])
 
 
 def test_vectors_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from twinact.backbones.flux import Flux
 from twinact.errors import CheckpointError
 from twinact.export import LAYOUTS, import_action, import_lora
 from twinact.export.loras import _BLOCK, _original
+from twinact.export.spellings import respelled
 from twinact.lora import DOWN, UP
 
 RANK, ALPHA = 4, 2.0
@@ -109,6 +110,18 @@ def saved_by_peft(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, 
     return {f"base_model.model.{layer}{DOWN}": down, f"base_model.model.{layer}{UP}": up}
 
 
+def of_a_named_adapter(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """As PEFT keeps it while it learns, and as accelerate saves that."""
+    spelled = saved_by_peft(part, layer, down, up)
+    return {key.replace(".weight", ".anna.weight"): tensor for key, tensor in spelled.items()}
+
+
+def lycoris(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """LyCORIS outside of kohya's scripts."""
+    name = f"lycoris_{layer}".replace(".", "_")
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(ALPHA)}
+
+
 def of_2023(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
     """Attention processors of old diffusers, without the part's name."""
     block, _, projection = layer.removesuffix(".0").rpartition(".")
@@ -144,6 +157,10 @@ def of_2023(part: str, layer: str, down: Tensor, up: Tensor) -> dict[str, Tensor
         ("flux", saved_by_peft, {"transformer": _ATTENTION}, False),
         ("sd3", saved_by_peft, {"transformer": _ATTENTION}, False),
         ("sd", of_2023, {"unet": _ATTENTION}, False),
+        ("sd", of_a_named_adapter, {"unet": _ATTENTION}, False),
+        ("flux", of_a_named_adapter, {"transformer": _ATTENTION}, False),
+        ("sdxl", lycoris, {"unet": _ATTENTION}, False),
+        ("flux", lycoris, {"transformer": _ATTENTION}, False),
     ],
 )
 def test_spellings_of_other_tools(name: str, spelling: Spelling, parts: Parts, by_stock: bool, tmp_path: Path) -> None:
@@ -230,6 +247,49 @@ def test_nothing_beside_a_lora_is_dropped_in_silence(
         import_action(tmp_path / "x.safetensors", PIPELINES["sd"], name="person", backbone=backbone_of("sd"))
 
 
+_KEY = "unet.mid_block.attentions.0.proj_in"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "header", "told"),
+    [
+        ({"": torch.full((2, 16), float("nan"))}, "", "numbers that are not finite"),
+        ({"": torch.ones(2, 16, dtype=torch.int64)}, "", "torch.int64"),
+        ({"": torch.tensor(1.0)}, "", "has tensors of shapes ()"),
+        ({"": torch.ones(0, 16)}, "", "has tensors of shapes (0, 16)"),
+        ({".alpha": torch.ones(2)}, "", "is (2,), expected one number"),
+        ({".alpha": torch.tensor(float("inf"))}, "", "numbers that are not finite"),
+        ({}, '{"unet.lora_alpha": Infinity}', "an alpha of inf"),
+        ({}, f'{{"unet.lora_alpha": 1{"0" * 400}}}', "is not usable"),
+        ({}, r'{"alpha_pattern": {"([a-z0-9_.]+)+!": 3}}', "is no name of a layer"),  # would be looked for for ever
+    ],
+)
+def test_what_a_lora_cannot_hold_is_told(tensors: dict[str, Tensor], header: str, told: str, tmp_path: Path) -> None:
+    whole = {_KEY + DOWN: torch.ones(2, 16), _KEY + UP: torch.ones(16, 2)}
+    changed = whole | {_KEY + (end or DOWN): tensor for end, tensor in tensors.items()}
+    metadata = {"lora_adapter_metadata": header} if header else None
+    save_file(changed, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=re.escape(told)):
+        import_action(tmp_path / "x.safetensors", PIPELINES["sd"], name="person", backbone=backbone_of("sd"))
+
+
+def test_alphas_of_layers_by_the_ends_of_their_names() -> None:
+    header = {"lora_adapter_metadata": r'{"lora_alpha": 2, "alpha_pattern": {"attn1\\.to_k": 8}}'}
+    layers = ("unet.a.attn1.to_k", "unet.a.attn2.to_k")
+    tensors = {layer + end: torch.ones(2, 2) for layer in layers for end in (DOWN, UP)}
+    found = respelled(tensors, header, encoders=1, part="unet")
+    assert [float(found[layer + UP][0, 0]) for layer in layers] == [4.0, 1.0]
+
+
+def test_several_adapters_in_one_file_are_named(tmp_path: Path) -> None:
+    tensors = {
+        f"{_KEY}{half}.{name}.weight": torch.ones(2, 2) for half in (".lora_A", ".lora_B") for name in ("ann", "bo")
+    }
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"several adapters \(ann, bo\)"):
+        import_action(tmp_path / "x.safetensors", PIPELINES["sd"], name="person", backbone=backbone_of("sd"))
+
+
 @pytest.mark.parametrize(
     ("name", "which"), [("sdxl", r"proj_(in|out)$"), ("sd", r"proj_(in|out)$"), ("sd", _ATTENTION)]
 )
@@ -254,7 +314,12 @@ def test_projections_may_be_written_as_convolutions_and_back(
 
 @pytest.mark.parametrize(
     ("key", "kind"),
-    [("lora_unet_mid_block.w_norm", "norm"), ("lora_unet_a.on_input", "IA3"), ("lora_unet_a.b1.weight", "GLoRA")],
+    [
+        ("lora_unet_mid_block.w_norm", "norm"),
+        ("lora_unet_a.on_input", "IA3"),
+        ("lora_unet_a.b1.weight", "GLoRA"),
+        ("double_blocks.0.processor.qkv_lora1.down.weight", "LoRA of XLabs"),
+    ],
 )
 def test_adapters_of_other_kinds_are_named(key: str, kind: str, tmp_path: Path) -> None:
     save_file({key: torch.ones(1, 4)}, tmp_path / "x.safetensors")

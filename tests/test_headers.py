@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ from torch import Tensor
 
 from twinact.action import Action
 from twinact.errors import CheckpointError, ConfigError, DataError
+from twinact.export.hub import Offer, card
+from twinact.export.target import SD, Base
+from twinact.report.explanation import action_facts, facts_in_words
 from twinact.space import ActionSpace
 from twinact.space.action_space import FORMAT_VERSION
 from twinact.storage import misfit, read_safetensors, write_safetensors
 
-OTHERS: tuple[Any, ...] = (None, True, 3, -1, 2.5, "x", "", [], [1], ["x"], [[1]], {}, {"a": 1}, {"seed": "x"})
+OTHERS: tuple[Any, ...] = (
+    None, True, 3, -1, 2.5, 10**400, "x", "", [], [1], ["x"], [None], [[1]], {}, {"a": 1}, {"seed": "x"},
+)  # fmt: skip
 
 
 def action_file(space: ActionSpace, path: Path) -> Path:
@@ -25,6 +31,10 @@ def action_file(space: ActionSpace, path: Path) -> Path:
         "config": {"seed": 1, "steps": 2},
         "precision": "fp32",
         "versions": {"torch": "2"},
+        "captions": ["a cat <act>"],
+        "exemplars": ["0"],
+        "imported": "x",
+        "pose": {"directions": [[0.0, 1.0]], "weights": [1.0], "disagreeing": ["head"], "unseen": ["feet"]},
     }
     mask = torch.tensor([True] * (space.slots - 1) + [False])
     return Action.from_coefficients("leap", space, space.phrase_coefficients[1], mask=mask, meta=meta).save(path)
@@ -37,6 +47,8 @@ def use_action(path: Path, space: ActionSpace) -> None:
     if action.coefficients is not None and action.space_hash == space.hash:
         action.adjusted(space, (0, 0), 1.0, "other")
         action.explain(space)
+        list(facts_in_words(action_facts(action, space, 3)))
+    card(Offer(action=action, space=None, base=Base(SD, "sd"), pictures=(), exemplar_licence="mine"), "a/b", ())
 
 
 def use_space(path: Path, space: ActionSpace) -> None:
@@ -55,10 +67,14 @@ def test_headers_of_other_types_are_refused(kind: str, space: ActionSpace, tmp_p
     tensors, header = read_safetensors(whole, kind, FORMAT_VERSION)
     places: list[tuple[str, ...]] = [(key,) for key in header if key not in ("kind", "version")]
     places += [("meta", key) for key in header.get("meta", {})]
+    places += [("meta", "pose", key) for key in header.get("meta", {}).get("pose", {})]
     for place in places:
         for other in OTHERS:
-            changed = {**header, "meta": dict(header.get("meta", {}))}
-            (changed if len(place) == 1 else changed["meta"])[place[-1]] = other
+            changed = deepcopy(header)
+            holder = changed
+            for key in place[:-1]:
+                holder = holder[key]
+            holder[place[-1]] = other
             write_safetensors(path, tensors, changed)
             with contextlib.suppress(CheckpointError, ConfigError, DataError):
                 use(path, space)

@@ -135,6 +135,29 @@ def test_the_part_that_differs_is_named(
     assert any("has the same token embeddings (they differ in: " + part in text for text in told)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "settings", "part"),
+    [
+        ("sdxl", "model_index.json", {"force_zeros_for_empty_prompt": False}, "denoiser"),
+        ("sdxl", "tokenizer/special_tokens_map.json", {"pad_token": "!"}, "tokenizers"),
+        ("sd", "model_index.json", {"scheduler": ["diffusers", "DDPMScheduler"]}, "scheduler"),
+        (
+            "sd3",
+            "model_index.json",
+            {"text_encoder_3": [None] * 2, "tokenizer_3": [None] * 2},
+            "text encoders, tokenizers",
+        ),
+    ],
+)
+def test_settings_that_decide_pictures_are_parts_of_a_model(
+    name: str, file: str, settings: dict[str, object], part: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folders[name], tmp_path / "other"))
+    content = json.loads((other / file).read_text()) if (other / file).exists() else {}
+    (other / file).write_text(json.dumps({**content, **settings}))
+    assert difference(model_id(folders[name]), model_id(other)) == f"they differ in: {part}"
+
+
 def test_a_run_goes_on_with_its_own_model_only(model: Path, tmp_path: Path) -> None:
     exemplars_in(tmp_path / "leap")
     config = LearnConfig(name="leap", method=TextualInversionConfig(), steps=1, batch_size=1)

@@ -1,6 +1,11 @@
 """`twinact inspect`: what files are and hold, and whether another program will read them."""
 
 import json
+import os
+import shutil
+import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -49,6 +54,35 @@ def test_an_action_a_run_a_space_and_a_model(learned: Path, model: Path, tmp_pat
     alone = tmp_path / learned.name
     alone.write_bytes(learned.read_bytes())
     assert "its space is not beside it" in done("inspect", alone).stdout
+
+
+def test_pictures_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.png", BytesIO()
+    Image.new("RGB", (8, 8)).save(whole, "PNG")
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    large = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    for data, told in (
+        (whole.getvalue()[:8] + large + whole.getvalue()[33:], "too many pixels"),
+        (b"x", "is not a PNG"),
+    ):
+        path.write_bytes(data)
+        for command in (("inspect", path), ("strip", path, "--out", tmp_path / "b.png")):
+            said = refused(*command)
+            assert told in said and " at 0x" not in said
+
+
+def test_damaged_notes_of_a_picture_leak_no_line(tmp_path: Path) -> None:
+    whole = BytesIO()
+    Image.new("RGB", (40, 40)).save(whole, "JPEG")
+    notes = b"\xff\xe1" + struct.pack(">H", 20) + b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0"
+    (tmp_path / "a.jpg").write_bytes(whole.getvalue()[:2] + notes + whole.getvalue()[2:])
+    assert done("inspect", tmp_path / "a.jpg").stderr.splitlines() == [f"reading {tmp_path / 'a.jpg'}"]
+
+
+def test_a_model_whose_weights_are_a_pipe_is_told(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    os.mkfifo(tmp_path / "m" / "unet" / "a.fp16.safetensors")
+    assert "a.fp16.safetensors' is not a regular file" in refused("inspect", tmp_path / "m")
 
 
 def test_a_picture_tells_how_it_was_drawn(learned: Path, model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Keypoint files of every tool say the same pose, and what is broken is told."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,16 @@ def test_the_file_of_a_picture_is_found_by_name_and_content(tmp_path: Path) -> N
     assert keypoint_file(picture) == tmp_path / "leap_keypoints.json"
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("ending", ["_keypoints.json", ".json"])
+def test_its_name_is_the_same_however_its_letters_are_composed(
+    forms: tuple[str, str], ending: str, tmp_path: Path
+) -> None:
+    picture, stem = (unicodedata.normalize(form, "Mädchen") for form in forms)
+    file = written(tmp_path / f"{stem}{ending}", openpose())
+    assert keypoint_file(tmp_path / f"{picture}.png") == file
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -209,6 +220,12 @@ def test_the_file_of_a_picture_is_found_by_name_and_content(tmp_path: Path) -> N
         ('{"instance_info": null}', "is malformed"),
         ('[{"keypoints": [[1, 2]], "keypoint_scores": []}]', "is malformed"),
         (json.dumps(coco()), "is about 2 pictures"),
+        (json.dumps(openpose([10**400] * 54)), "is malformed"),
+        (json.dumps(openpose(canvas_width=float("inf"), canvas_height=5)), "canvas of inf"),
+        (json.dumps(openpose(canvas_width=float("nan"), canvas_height=5)), "canvas of nan"),
+        (json.dumps(openpose(canvas_width=1e30, canvas_height=5)), "canvas of 1e\\+30"),
+        (json.dumps(openpose(canvas_width=10**400, canvas_height=5)), "is malformed"),
+        (json.dumps({"instances": [{"keypoints": [[1]] * 17}]}), "is malformed"),
     ],
 )  # fmt: skip
 def test_what_is_broken_is_told_with_the_files_name(content: str, message: str, tmp_path: Path) -> None:

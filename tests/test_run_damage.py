@@ -20,7 +20,7 @@ from twinact.data.exemplars import Exemplars
 from twinact.errors import CheckpointError, DataError, TwinactError
 from twinact.methods import Batch
 from twinact.methods.textual_inversion import TextualInversion
-from twinact.runs.folder import Checkpoint, RunFolder, settings_of
+from twinact.runs.folder import MARKER, Checkpoint, RunFolder, settings_of
 from twinact.space import ActionSpace
 from twinact.storage import read_safetensors, write_safetensors
 from twinact.training.loop import StepRecord
@@ -80,6 +80,19 @@ def test_numbers_that_are_not_finite_are_never_saved(
     assert result.resumed_from == 2 and torch.equal(result.action.vectors[0], whole.action.vectors[0])
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
     assert names == ["step-00000004.safetensors", "step-00000006.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "previews"])
+def test_nothing_is_written_or_deleted_through_a_link(name: str, tmp_path: Path) -> None:
+    other, run = tmp_path / "other", tmp_path / "run"
+    other.mkdir()
+    run.mkdir()
+    (other / "step-00000001.safetensors").write_text("mine")
+    (run / name).symlink_to(other)
+    MARKER.write(run, {})
+    with pytest.raises(DataError, match=f"{name}' is a symbolic link"):
+        RunFolder.open(run, "leap", {}, {})
+    assert (other / "step-00000001.safetensors").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

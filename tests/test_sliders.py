@@ -152,6 +152,11 @@ def test_what_cannot_be_is_refused(space: ActionSpace) -> None:
             action.slid(space, name, amount)
     with pytest.raises(ConfigError, match="holds no poses"):
         action.slid(replace(space, poses=None), "arms up", 1.0)
+    assert space.poses is not None
+    anyhow = torch.randn(space.poses.directions.shape, generator=torch.Generator().manual_seed(0))
+    all_move = replace(space.poses, directions=anyhow)
+    with pytest.raises(ConfigError, match=r"no phrase of this space is about the .* alone"):
+        action.slid(replace(space, poses=all_move), "left arm up", 1.0)
     with pytest.raises(ConfigError, match="part 'wings'"):
         action.with_parts(space, [(action, ["wings"])])
     with pytest.raises(ConfigError, match="name every limb once"):

@@ -133,7 +133,7 @@ def test_what_is_not_stripped_is_told(learned: Path, model: Path, tmp_path: Path
     assert "holds nothing about people" in refused("strip", space, "--out", tmp_path / "x")
     assert "already exists" in refused("strip", learned, "--out", space)
     (tmp_path / "a.png").write_bytes(b"no picture")
-    assert "cannot be read" in refused("strip", tmp_path / "a.png", "--out", tmp_path / "x.png")
+    assert "is not a PNG" in refused("strip", tmp_path / "a.png", "--out", tmp_path / "x.png")
 
 
 def test_an_action_of_another_tool_forgets_its_file(learned: Path, tmp_path: Path) -> None:

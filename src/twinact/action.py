@@ -29,9 +29,13 @@ from twinact.storage import read_safetensors, write_safetensors
 
 FORMAT_VERSION = 2
 _LORA, _TOKEN_LORA = "lora.", "token_lora."
-_POSE = {"directions": list[list[float]], "weights": list[float]}
+_NAMES = (None, list[str])
+_POSE = {"directions": list[list[float]], "weights": list[float], "disagreeing": _NAMES, "unseen": _NAMES}
 _META = {
-    "history": (None, list[Any]),
+    "history": (None, list[dict[str, Any]]),
+    "captions": _NAMES,
+    "exemplars": _NAMES,
+    "imported": str | None,
     "config": dict | None,
     "precision": str | None,
     "versions": (None, dict[str, str]),

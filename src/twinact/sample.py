@@ -135,10 +135,19 @@ def draw(
             yield from pipeline.image_processor.numpy_to_pil(drawn)
 
 
+def check_size(name: str, side: int) -> None:
+    """Refuses pixels that cannot be the width or height of a picture.
+
+    Raises:
+        ConfigError: They are no multiple of 16, or too many.
+    """
+    if side % _MULTIPLE or not _MULTIPLE <= side <= _LONGEST_SIDE:
+        raise ConfigError(f"{name} is {side}: use a multiple of {_MULTIPLE} up to {_LONGEST_SIDE} pixels")
+
+
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     for name, side in zip(("width", "height"), size, strict=True):
-        if side % _MULTIPLE or not _MULTIPLE <= side <= _LONGEST_SIDE:
-            raise ConfigError(f"{name} is {side}: use a multiple of {_MULTIPLE} up to {_LONGEST_SIDE} pixels")
+        check_size(name, side)
     return size
 
 

@@ -15,6 +15,7 @@ from twinact.backbones.facts import ModelFacts
 from twinact.backbones.shipped import model_dir
 from twinact.backbones.weights import identity, read_config
 from twinact.errors import CheckpointError, ConfigError, DataError, TwinactError, first_line
+from twinact.storage import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -250,9 +251,10 @@ def parameters(name_or_path: str | Path) -> int:
         for path in (folder / part).glob("*.safetensors"):
             variant = re.sub(r"-\d+-of-\d+", "", path.name)
             try:
+                check_regular(path)
                 with safe_open(path, "np") as file:
                     numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, DataError) as error:
                 raise CheckpointError(f"{str(path)!r} cannot be read ({error}): save or copy it again") from error
             sizes[variant] = sizes.get(variant, 0) + numbers
         total += max(sizes.values(), default=0)

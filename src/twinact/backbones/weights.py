@@ -19,10 +19,15 @@ PARTS = {
     "tokenizers": ("tokenizer",),
     "scheduler": ("scheduler",),
 }
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "chat_template.jinja")
+_VOCABULARIES = (
+    "tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "chat_template.jinja", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+# Of the index, and of no consequence here.
+_UNREAD = ("requires_safety_checker",)
 # Notes of the libraries in their configs, which change with every copy.
 _NOTES = ("_", "transformers_version", "torch_dtype", "dtype", "architectures", "name_or_path", "auto_map")
-_SMALL_BYTES = 2**20
+_SMALL_BYTES, _CACHE_BYTES = 2**20, 10**8
 
 
 def denoiser_weights(folder: Path) -> tuple[Path, str | None]:
@@ -68,18 +73,25 @@ def identity(folder: Path) -> str:
     Raises:
         CheckpointError: The folder has no weights of a denoiser, or a part of it cannot be read.
     """
-    variant = denoiser_weights(folder)[1]
+    variant, index = denoiser_weights(folder)[1], read_config(folder / "model_index.json")
+    settings = {key: value for key, value in index.items() if not isinstance(value, list) and key not in _UNREAD}
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}  # such as "is_distilled"
     known = _Hashes()
     digits = []
     try:
-        for names in PARTS.values():
+        for kind, names in PARTS.items():
             digest = hashlib.sha256()
-            for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith(names)):
+            if kind == "denoiser" and settings:
+                digest.update(f"model_index.json {json.dumps(settings, sort_keys=True)}\n".encode())
+            parts = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith(names))
+            for part in (path for path in parts if any(index.get(path.name) or ())):  # others lie there unread
                 for file in (*sorted(_weights(part, variant)), *(part / name for name in _VOCABULARIES)):
                     if file.exists():
                         digest.update(f"{part.name}/{file.suffix} {known.of(file)}\n".encode())
                 for file in sorted(part.glob("*config.json")):
                     digest.update(f"{part.name}/{file.name} {_settings(file)}\n".encode())
+                if kind == "scheduler":
+                    digest.update(_other_class(part, index[part.name]).encode())
             digits.append(digest.hexdigest()[:8])
     except (OSError, DataError) as error:
         raise CheckpointError(f"model {str(folder)!r} cannot be read ({error}): copy it again") from error
@@ -160,6 +172,13 @@ def _settings(file: Path) -> str:
     return json.dumps({key: value for key, value in content.items() if not key.startswith(_NOTES)}, sort_keys=True)
 
 
+def _other_class(part: Path, entry: list[Any]) -> str:
+    """A line about the class that the index names for a part, where the part was saved by another one."""
+    file = part / "scheduler_config.json"
+    saved = read_config(file).get("_class_name") if file.exists() else None
+    return "" if saved == entry[-1] else f"{part.name} {entry[-1]}\n"
+
+
 class _Hashes:
     """SHA-256 of files; those of large ones are kept, for as long as the system says that the files did not change."""
 
@@ -168,8 +187,14 @@ class _Hashes:
         self._path = Path(base, "twinact", "hashes.json")
         self._new = False
         try:
-            self._kept: dict[str, Any] = dict(json.loads(self._path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):  # none yet, or damaged: it can be made again
+            self._kept: dict[str, Any] = dict(json.loads(read_file(self._path, _CACHE_BYTES)))
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            RecursionError,
+            DataError,
+        ):  # none yet, or damaged: it can be made again
             self._kept = {}
 
     def of(self, path: Path) -> str:

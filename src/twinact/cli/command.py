@@ -23,9 +23,11 @@ from twinact import console
 from twinact.cli.examples import EXAMPLES
 from twinact.cli.options import SCHEMA_VERSION
 from twinact.configs.settings import unknown_setting
-from twinact.errors import ConfigError
+from twinact.errors import ConfigError, DataError
+from twinact.storage import read_file
 
 CONFIG_FILE = "twinact.toml"
+_MAX_BYTES = 1_000_000
 _COMMON = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")],
     "print_config": Annotated[
@@ -123,38 +125,62 @@ def _of_files(path: tuple[str, ...], command: Any, root: Any) -> Iterator[Layer]
         if not file.is_file():
             continue
         content = _read(file)
-        _check(content, root, str(file))
+        try:
+            _check(content, root)
+        except ConfigError as error:
+            raise ConfigError(f"in '{file}': {error}") from None
         tables: Any = content
         for name in path:
             tables = tables.get(name, {})
         for values in (tables, content):
-            found = {mine[name].name: value for name, value in values.items() if name in mine}
-            yield str(file), {name: value for name, value in found.items() if not isinstance(value, dict)}
+            # A command may be called as an option is.
+            found = {name: value for name, value in values.items() if name in mine and not isinstance(value, dict)}
+            yield str(file), {mine[name].name: value for name, value in found.items()}
 
 
 def _read(file: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return tomllib.loads(read_file(file, _MAX_BYTES).decode())
+    except (OSError, ValueError, RecursionError, DataError) as error:
         raise ConfigError(f"settings in '{file}' cannot be read ({error}); repair the file or remove it") from error
 
 
-def _check(values: Mapping[str, Any], command: Any, where: str) -> None:
-    """Refuse names that are neither an option of a command, or of one below it, nor a command."""
+def _check(values: Mapping[str, Any], command: Any) -> None:
+    """Refuse names that are neither an option of a command, or of one below it, nor a command; and values of other
+    kinds, because true would be taken for 1 and a list for text."""
     inner = getattr(command, "commands", {})
-    known = {name for one in inner.values() for name in _all_options(one)} if inner else set(_options(command))
+    known = _all_options(command)
     for name, value in values.items():
-        if isinstance(value, dict) and name in inner:
-            _check(value, inner[name], where)
-        elif isinstance(value, dict) or name not in known:
-            raise ConfigError(f"in '{where}': {unknown_setting(name, sorted({*known, *inner}))}")
+        if name in inner and (isinstance(value, dict) or name not in known):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name!r} is {str(value)[:40]!r} and a command; write its settings below [{name}]")
+            _check(value, inner[name])
+        elif name not in known:
+            raise unknown_setting(name, sorted({*known, *inner}))
+        elif not any(_suits(value, option) for option in known[name]):
+            raise ConfigError(f"setting {name!r} cannot be {str(value)[:40]!r}; write it as on the command line")
 
 
-def _all_options(command: Any) -> set[str]:
-    inner = getattr(command, "commands", {})
-    return set(_options(command)).union(*map(_all_options, inner.values()))
+def _suits(value: object, option: Any) -> bool:
+    """Whether a value is of a kind that an option can mean."""
+    if option.multiple:
+        return isinstance(value, (str, int, float)) or (isinstance(value, list) and all(map(_plain, value)))
+    return isinstance(value, (bool, str)) if option.is_flag else _plain(value)
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _all_options(command: Any) -> dict[str, list[Any]]:
+    """The options of a command and of all below it, by name."""
+    found = {name: [option] for name, option in _options(command).items()}
+    for one in getattr(command, "commands", {}).values():
+        for name, options in _all_options(one).items():
+            found.setdefault(name, []).extend(options)
+    return found
 
 
 def _configuration(command: Any, ctx: Any) -> Iterator[str]:

@@ -7,6 +7,7 @@ import typer
 
 from twinact.cli.options import Model, open_model, with_suffix
 from twinact.cli.outputs import new_file
+from twinact.configs import check_name
 from twinact.console import say
 from twinact.storage import ACTION_SUFFIX
 
@@ -60,6 +61,12 @@ def import_(
 ) -> None:
     """Read an embedding or LoRA of another tool as an action or actor. It lies in no action space."""
     target = new_file(with_suffix(out, ACTION_SUFFIX))
+    check_name(name)
+    say(f"reading {file}")
+    from twinact.export.embeddings import check_format, read_tensors
+
+    check_format(file)
+    read_tensors(file)  # a damaged one is told before gigabytes are opened
     backbone = open_model(model, device="cpu")  # in float32, so that weights come out as they went in
     from twinact.backbones import family
     from twinact.export import import_action

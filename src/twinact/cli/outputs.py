@@ -26,7 +26,7 @@ def new_file(path: Path) -> Path:
     """
     if os.path.lexists(path):
         raise NameTaken(f"output '{path}' already exists and is not replaced; give another name or remove it")
-    check_folder(path.parent)
+    check_folder(path.parent, path.name)
     return path
 
 
@@ -36,6 +36,7 @@ def new_folder(path: Path) -> Path:
     Raises:
         DataError: It is, or it does.
     """
+    check_folder(path.parent, path.name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "is not empty" if path.is_dir() else "is a file"
         raise DataError(f"output folder '{path}' {what}; give a new or empty folder")

@@ -97,18 +97,29 @@ def generate(
     say(f"reading {', '.join(map(str, actions))}")
     load_libraries()
     from twinact.action import Action
+    from twinact.backbones import model_id
     from twinact.backbones.memory import PRESETS, explain_out_of_memory
     from twinact.backbones.token_lora import at
     from twinact.backbones.weights import difference, same_model
+    from twinact.export.embeddings import check_format
     from twinact.jobs.known import tell_unknown_words, tell_unread_weights
     from twinact.jobs.less_memory import Drawing
     from twinact.jobs.models import load_actor
     from twinact.jobs.resources import choose_resources
     from twinact.lora import attached, scaled
     from twinact.runs.folder import library_versions
+    from twinact.sample import check_size
 
     loaded = [Action.load(path) for path in actions]
     asked = _asked(loaded, prompt)
+    for side, pixels in (("width", width), ("height", height)):
+        if pixels is not None:
+            check_size(side, pixels)
+    for path in actor or ():
+        check_format(path)
+    here = model_id(model)
+    for action in loaded:
+        action.check(model_id=here)
     chosen = choose_resources(model, precision, memory)
     at_once = batch_size or (1 if chosen.memory == "low" else min(_AT_ONCE, chosen.at_once or _AT_ONCE))
     advice = _less_memory(chosen, at_once)
@@ -124,7 +135,6 @@ def generate(
             raise DataError(f"prompt {text!r} does not say where the actor goes: put {ACTOR_PLACEHOLDER} in it")
     spoken = {ACTOR_PLACEHOLDER: who.vectors} if who.vectors else {}
     for action in loaded:
-        action.check(model_id=backbone.model_id)
         if not same_model(action.model_id, backbone.model_id):
             say(
                 f"action {action.name!r} was learned on {action.model_id!r} and {backbone.model_id!r} is another model "

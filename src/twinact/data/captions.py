@@ -1,5 +1,7 @@
 """Captions in a folder of exemplars: beside the pictures, or all in one file. None is lost in silence."""
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from twinact import PLACEHOLDER
 from twinact.configs import NOBODY
-from twinact.data.folder import CAPTIONS_FILE, Files, composed, stem_of
+from twinact.data.folder import Files, composed, stem_of
 from twinact.data.pictures import UnusableError, read_bytes
 
 # Text encoders read a few hundred letters.
@@ -47,22 +49,30 @@ def read_captions(files: Files, captions: Mapping[str, str], problems: list[str]
     names = {composed(path.name): path.name for path in files.pictures}
     given: dict[str, str] = {}
 
-    def take(name: str, text: object, source: str) -> None:
+    def take(name: str, text: object, source: str, before: dict[str, tuple[str, str]]) -> None:
         try:
-            given[name] = _checked(text)
+            caption = _checked(text)
         except UnusableError as problem:
             problems.append(f"{source}: {problem}")
+            return
+        known, other = before.setdefault(name, (caption, source))
+        if known != caption:
+            also = "once before" if other == source else f"in {other}"
+            problems.append(f"{source}: says something else of {name} than is said {also}; keep one of the two")
+        given[name] = caption
 
-    def take_named(name: str, text: object, source: str, remedy: str) -> None:
-        own = names.get(composed(name))
+    def take_named(name: str, text: object, source: str, remedy: str, before: dict[str, tuple[str, str]]) -> None:
+        own = names.get(composed(name.removeprefix("./")))
         if own is None:
             problems.append(f"{source} names no picture in the folder; {remedy}")
         else:
-            take(own, text, source)
+            take(own, text, source, before)
 
+    in_tables: dict[str, tuple[str, str]] = {}
     for path in files.tables:
         for name, text in _entries(path, problems):
-            take_named(name, text, f"{path.name}: {name!r}", "correct or delete the entry")
+            take_named(name, text, f"{path.name}: {name!r}", "correct or delete the entry", in_tables)
+    beside: dict[str, tuple[str, str]] = {}
     for path in files.captions:
         owners = [picture.name for picture in files.pictures if stem_of(picture) == stem_of(path)]
         if not owners:
@@ -77,36 +87,55 @@ def read_captions(files: Files, captions: Mapping[str, str], problems: list[str]
             problems.append(f"{path.name}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
             continue
         for name in owners:
-            take(name, text, path.name)
+            take(name, text, path.name, beside)
     for name, text in captions.items():
-        take_named(name, text, f"caption given for {name!r}:", "correct the name")
+        take_named(name, text, f"caption given for {name!r}:", "correct the name", {})
     return given
 
 
 def _entries(path: Path, problems: list[str]) -> Iterator[tuple[str, object]]:
     """(file name, caption) of every entry of a table, whatever its type."""
-    parse: Callable[[str], dict[str, object]] = _object if path.name == CAPTIONS_FILE else _lines
+    parse = _PARSERS[path.suffix.lower()]
     try:
-        yield from parse(read_bytes(path, _MAX_TABLE_BYTES).decode("utf-8-sig")).items()
+        yield from parse(read_bytes(path, _MAX_TABLE_BYTES).decode("utf-8-sig"))
     except UnusableError as error:
         problems.append(f"{path.name}: {error}")
-    except (ValueError, RecursionError) as error:
-        problems.append(f"{path.name}: is not readable JSON ({error}); correct it")
+    except (ValueError, RecursionError, csv.Error) as error:
+        kind = path.suffix[1:5].upper()
+        problems.append(f"{path.name}: is not readable {kind} ({error}); correct it")
 
 
-def _object(text: str) -> dict[str, object]:
-    table = json.loads(text)
-    if not isinstance(table, dict):
+def _object(text: str) -> list[tuple[str, object]]:
+    table = json.loads(text, object_pairs_hook=_Pairs)
+    if not isinstance(table, _Pairs):
         raise UnusableError(f'must be an object of file name to caption, like {{"a.png": "{default_caption()}"}}')
     return table
 
 
-def _lines(text: str) -> dict[str, object]:
+class _Pairs(list[tuple[str, object]]):
+    """An object of JSON with all of its entries, also those that have one name."""
+
+
+def _lines(text: str) -> list[tuple[str, object]]:
     """As data sets of Hugging Face have it: an object a line."""
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) and isinstance(row.get("file_name"), str) for row in rows):
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # other line ends may stand inside of texts
+    if not all(isinstance(row, dict) and isinstance(row.get("file_name"), str) and _WORDS & row.keys() for row in rows):
         raise UnusableError(f'each line must be like {{"file_name": "a.png", "text": "{default_caption()}"}}')
-    return {row["file_name"]: row.get("text", row.get("caption")) for row in rows}
+    return [(row["file_name"], row.get("text", row.get("caption"))) for row in rows]
+
+
+def _columns(text: str) -> list[tuple[str, object]]:
+    """The same as a table with a heading."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    if "file_name" not in (rows.fieldnames or ()) or not _WORDS & set(rows.fieldnames or ()):
+        raise UnusableError("must have a first line with the headings file_name and text")
+    return [(row["file_name"] or "", row.get("text", row.get("caption"))) for row in rows]
+
+
+_WORDS = {"text", "caption"}
+_PARSERS: dict[str, Callable[[str], list[tuple[str, object]]]] = {
+    ".json": _object, ".jsonl": _lines, ".csv": _columns
+}  # fmt: skip
 
 
 def _checked(text: object) -> str:

@@ -119,11 +119,12 @@ def read_exemplars(folder: str | Path, captions: Mapping[str, str] | None = None
     transparent and converted to RGB. No limb may be lost outside the frame, so nothing is cropped, here or later.
 
     A caption comes from `captions`, else from ``<stem>.txt`` or ``<stem>.caption`` beside the picture, else from
-    ``metadata.jsonl`` (an object a line, with "file_name" and "text" or "caption", as in image folders of Hugging Face)
-    or ``captions.json`` (file name → caption), else `default_caption` makes one of `actor`. ``<stem>.mask.png``
-    (also ``-masklabel.png``, ``_mask.png``) beside a picture is its mask: white where it counts, black where it does
-    not, of the picture's shape. Hidden files, those of systems, other JSON files and sub-folders are left alone. A
-    picture that is a map of another one, by its name or its colours, is refused; see `twinact.data.maps`.
+    ``metadata.jsonl`` (an object a line, with "file_name" and "text" or "caption", as image folders of Hugging Face
+    have it), ``metadata.csv`` or ``captions.json`` (file name → caption), else `default_caption` makes one of `actor`.
+    Two sources of one kind must say the same. ``<stem>.mask.png`` (also ``-masklabel.png``, ``_mask.png``) beside a
+    picture is its mask: white where it counts, black where it does not, of the picture's shape. Hidden files, those of
+    systems, other JSON files and sub-folders are left alone. A picture that is a map of another one, by its name or its
+    colours, is refused; see `twinact.data.maps`.
 
     Args:
         folder: Holds the pictures.

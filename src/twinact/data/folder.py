@@ -9,10 +9,18 @@ MASK_SUFFIX = ".mask.png"
 # How masks are called here, by OneTrainer, and by many others.
 _MASK_ENDS = (".mask", "-masklabel", "_mask")
 _CAPTION_SUFFIXES = (".txt", ".caption")
-CAPTIONS_FILE, METADATA_FILE = "captions.json", "metadata.jsonl"
+CAPTIONS_FILE = "captions.json"
+TABLES = (CAPTIONS_FILE, "metadata.jsonl", "metadata.csv")
+"""Files with the captions of many pictures, in lower case."""
 # Left by file managers, network disks and kohya's scripts, and never meant.
-_OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "lost+found", "__macosx")
-_PASSED_OVER = (".json", ".jsonl", ".npz", ".ini", ".db", ".lnk")
+_OF_SYSTEMS = (
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin", "lost+found", "__macosx",
+    "system volume information", "zbthumbnail.info", "license",
+)  # fmt: skip
+_PASSED_OVER = (
+    ".json", ".jsonl", ".npz", ".npy", ".pt", ".safetensors", ".toml", ".yaml", ".yml", ".md", ".ini", ".db", ".lnk",
+    ".url", ".webloc", ".aae", ".xmp", ".log", ".tmp", ".bak",
+)  # fmt: skip
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -24,7 +32,7 @@ class Files:
         pictures: All that is not something else.
         masks: Picture's stem, as `stem_of` gives it → its masks; one is right.
         captions: Text files, each for the picture of its stem.
-        tables: `CAPTIONS_FILE` and `METADATA_FILE`, where they are there.
+        tables: Those of `TABLES` that are there.
     """
 
     pictures: tuple[Path, ...]
@@ -36,7 +44,8 @@ class Files:
 def visible(folder: Path) -> Iterator[Path]:
     """What a person has put into a folder, in order of name."""
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and path.name.lower() not in _OF_SYSTEMS:
+        name = path.name.lower()
+        if not name.startswith((".", "~$")) and not name.endswith("~") and name not in _OF_SYSTEMS:
             yield path
 
 
@@ -49,8 +58,9 @@ def sort_files(folder: Path) -> Files:
     """The files of a folder by what they are for; nothing is read."""
     files = [path for path in visible(folder) if not path.is_dir()]
     captions = tuple(path for path in files if path.suffix.lower() in _CAPTION_SUFFIXES)
-    tables = tuple(path for path in files if path.name in (CAPTIONS_FILE, METADATA_FILE))
-    others = [path for path in files if path.suffix.lower() not in (*_PASSED_OVER, *_CAPTION_SUFFIXES)]
+    tables = tuple(path for path in files if path.name.lower() in TABLES)
+    passed_over = (*_PASSED_OVER, *_CAPTION_SUFFIXES)
+    others = [path for path in files if path.suffix.lower() not in passed_over and path not in tables]
     stems = {stem_of(path) for path in others}
     masks: dict[str, list[Path]] = {}
     for path in others:

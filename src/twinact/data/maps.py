@@ -21,6 +21,7 @@ _ROUNDED_COLOUR = 16
 # to 30 to 90 of them, also as JPEG; of 20 photographs (COCO) half come to 160 and more, dark ones to 50.
 _SHADES, _SHARE, _MOST_OF_A_PALETTE = 16, 0.97, 90
 _SIDE_PIXELS = 192
+_SEPARATORS = "_-. "
 
 
 def maps_of(pictures: Mapping[Path, Image.Image]) -> Iterator[str]:
@@ -34,13 +35,21 @@ def maps_of(pictures: Mapping[Path, Image.Image]) -> Iterator[str]:
     def colours(path: Path) -> int:
         return count_colours(pictures[path])
 
+    @cache
+    def two_levels(path: Path) -> bool:
+        return colours(path) == 0 and _in_two_levels(pictures[path])
+
     for path in pictures:
         for other in pictures:
             more = _more(stem_of(path), stem_of(other)) if path != other else None
             if more is None:
                 continue
             why = ""
-            if _KINDS & set(re.split(r"[^a-z]+", more.lower())):
+            if two_levels(path) and not two_levels(other):
+                why = "is black and white alone, and looks like"
+            elif _joined(more):
+                continue  # their names say little
+            elif _KINDS & set(re.split(r"[^a-z]+", more.lower())):
                 why = "is called"
             elif colours(path) == 0 < colours(other):
                 why = "has no colour, and looks like"
@@ -67,11 +76,31 @@ def count_colours(picture: Image.Image) -> int:
 
 
 def _more(name: str, other: str) -> str | None:
-    """What a name says besides the other one, apart by a separator; None where it is not made of it."""
-    for more, place in ((name.removeprefix(other), 0), (name.removesuffix(other), -1)):
-        if more and more != name and more[place] in "_-. ":
+    """What a name says besides the other one, which a separator or a digit keeps apart; None where it is not made of
+    it. Files may differ in their endings alone."""
+    if name == other:
+        return ""
+    for more, place, end in ((name.removeprefix(other), 0, other[-1:]), (name.removesuffix(other), -1, other[:1])):
+        if more and more != name and (more[place] in _SEPARATORS or (_joined(more) and end.isdigit())):
             return more
     return None
+
+
+def _joined(more: str) -> bool:
+    """Whether it is letters alone, as in "0m" besides "0"."""
+    return more.isalpha()
+
+
+def _in_two_levels(picture: Image.Image) -> bool:
+    """Whether a picture without colour has hardly any grey besides two, up to the rounding of JPEG."""
+    counts = np.bincount(np.asarray(picture.convert("L")).reshape(-1), minlength=256)
+    share, whole = 0, counts.sum()
+    for _ in range(2):
+        level = int(counts.argmax())
+        near = slice(max(0, level - _ROUNDED_COLOUR), level + _ROUNDED_COLOUR + 1)
+        share += int(counts[near].sum())
+        counts[near] = 0
+    return bool(share >= _SHARE * whole)
 
 
 def _in_a_palette(colours: int, of_whole: int) -> bool:

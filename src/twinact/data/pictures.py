@@ -110,7 +110,7 @@ def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> tuple[Im
     """Upright pixels, converted, and the SHA-256 of the file."""
     data = read_bytes(path, MAX_FILE_BYTES)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(action="ignore"):  # about what is damaged and not needed, such as EXIF
             # Pillow only warns of a decompression bomb between its limit and twice that.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = convert(_decode(data))

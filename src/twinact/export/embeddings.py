@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from twinact.action import Action
+from twinact.data.folder import composed
 from twinact.errors import CheckpointError, ConfigError, DataError, OutOfMemory, first_line, lacks_memory
 from twinact.export.kinds import BUNDLE
 from twinact.export.modelspec import about, is_whole, pack, trigger
@@ -212,6 +213,7 @@ def import_embedding(
     tensors, header = read_tensors(path)
     architecture = header.get("modelspec.architecture", "").lower()
     spoken, found = _chosen(path, _words(path, tensors, layout, widths), word)
+    _check_understood(path, [key for key in found if key.endswith("_out") and key in _known_keys()])
     foreign = [key for key in _ENCODERS if key in found and key not in layout.known]
     if foreign:
         raise CheckpointError(f"{path} has {', '.join(foreign)}: it is made for another family than {family}")
@@ -228,14 +230,17 @@ def import_embedding(
         plain(index, text) if tensor is None and plain is not None else tensor
         for index, tensor in enumerate(given.values())
     ]
-    left = sorted(found.keys() - {key for key in layout.known if len(widths) < len(layout.keys)})  # SD3 without T5
+    _check_understood(path, sorted(found.keys() - {key for key in layout.known if len(widths) < len(layout.keys)}))
+    meta = {"imported": path.name, **({"plain": [list(given).index(key) for key in lacking]} if lacking else {})}
+    return Action(name, [tensor for tensor in vectors if tensor is not None], model_id, meta=meta)
+
+
+def _check_understood(path: Path, left: Sequence[str]) -> None:
     if left:
         raise CheckpointError(
             f"{path} has {left[0]!r}, which is not understood: without it the word would not mean what it was "
             "taught; save it without output embeddings"
         )
-    meta = {"imported": path.name, **({"plain": [list(given).index(key) for key in lacking]} if lacking else {})}
-    return Action(name, [tensor for tensor in vectors if tensor is not None], model_id, meta=meta)
 
 
 def _given(path: Path, key: str, width: int, found: dict[str, Tensor], layout: Layout) -> Tensor | None:
@@ -246,7 +251,15 @@ def _given(path: Path, key: str, width: int, found: dict[str, Tensor], layout: L
         return None
     if any(not torch.equal(given[0], other) for other in given[1:]):
         raise CheckpointError(f"{path} has different vectors under {' and '.join(spelled)}; remove all but one")
-    tensor = given[0].float().reshape(-1, given[0].shape[-1])
+    shape, first = tuple(given[0].shape), given[0]
+    if not first.is_floating_point() or not first.numel() or first.ndim not in (1, 2):
+        raise CheckpointError(
+            f"{path}: {spelled[0]} is {first.dtype} {shape}, expected numbers (vectors, {width}): it is no embedding, "
+            "or one for every layer, which is not read"
+        )
+    tensor = first.float().reshape(-1, shape[-1])
+    if not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"{path}: {spelled[0]} holds numbers that are not finite: copy it or export it again")
     if tensor.shape[1] != width:
         raise CheckpointError(
             f"{path}: {key} is {tensor.shape[1]} wide and the model takes {width}: it is made for another model"
@@ -269,7 +282,7 @@ def _words(
         by_width = {width: key for key, width in zip(layout.keys, widths, strict=False)}
         alone = len(layout.keys) == 1
         return {
-            key: {layout.keys[0] if alone else by_width.get(tensor.shape[-1], key): tensor}
+            key: {layout.keys[0] if alone else by_width.get((*tensor.shape, 0)[tensor.ndim - 1], key): tensor}
             for key, tensor in tensors.items()
         }
     return {"": dict(tensors)}
@@ -288,8 +301,12 @@ def _known_keys() -> set[str]:
 
 
 def _chosen(path: Path, words: Mapping[str, dict[str, Tensor]], word: str | None) -> tuple[str, dict[str, Tensor]]:
+    if not words:
+        raise CheckpointError(f"{path} holds no tensors; copy it or export it again")
     if word is None and len(words) == 1:
         return next(iter(words.items()))
+    if word is not None:
+        word = next((one for one in words if composed(one) == composed(word)), word)
     if word is None or word not in words:
         what = "holds several words" if word is None else f"does not hold the word {word!r}"
         raise CheckpointError(f"{path} {what}; import it with --word and one of: {', '.join(filter(None, words))}")
@@ -300,6 +317,8 @@ def check_format(path: Path) -> None:
     """Raises a CheckpointError for files that are not there, or not named as safetensors."""
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a safetensors file")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give a safetensors file, such as one in it")
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} is not a safetensors file; formats that run code when read are refused")
 

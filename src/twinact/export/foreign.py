@@ -110,6 +110,11 @@ def import_lora(path: str | Path, backbone: Backbone) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path} does not fit model {backbone.model_id!r}: {_first_mismatch(error)}"
             ) from error
+    if not weights:
+        raise CheckpointError(
+            f"{path} names its layers in an unknown way, as in {min(tensors)!r}: save it in the layout of kohya's "
+            "scripts or of diffusers"
+        )
     if modules > len(weights) // 2:  # the loader leaves out what it cannot place
         raise CheckpointError(
             f"{path} adapts {modules} layers and model {backbone.model_id!r} has only {len(weights) // 2} of them: "
@@ -198,4 +203,5 @@ def _through_the_loader(state: dict[str, Tensor], backbone: Backbone) -> dict[st
 def _first_mismatch(error: Exception) -> str:
     """The line in which torch names the first layer of another size, else the first line."""
     lines = str(error).splitlines()
-    return next((line.strip() for line in lines if "size mismatch" in line), first_line(error))[:300]
+    told = next((line.strip() for line in lines if "size mismatch" in line), first_line(error))[:300]
+    return "its loader cannot place a layer of it" if told.endswith(":") or "infer state dict" in told else told

@@ -147,7 +147,7 @@ def card(offer: Offer, repository: str, pictures: Sequence[str]) -> str:
         "exemplars": len(action.meta.get("exemplars") or []) or "not known",
         "token vectors": action.slots,
         "LoRA": ", ".join(sorted(action.lora_parts)) or "none",
-        "made with": f"twinact {action.meta.get('versions', {}).get('twinact', __version__)}",
+        "made with": f"twinact {(action.meta.get('versions') or {}).get('twinact', __version__)}",
     }
     if offer.space is not None and action.coefficients is not None:
         near = action.explain(ActionSpace.load(offer.space)).phrases

@@ -11,7 +11,7 @@ _OTHER_ADAPTERS = {
     r"\.dora_scale$": "DoRA", r"\.lora_magnitude_vector\b": "DoRA", r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr",
     r"\.lora_mid\.": "LoCon", r"\.oft_": "OFT", r"\.diff(_b)?$": "full-weight", r"^lora_controlnet$": "ControlNet",
     r"\.lora_B\.(default\.)?bias$": "LoRA with biases", r"\.[wb]_norm$": "norm", r"\.on_input$": "IA3",
-    r"\.[abc][12]\.weight$": "GLoRA",
+    r"\.[abc][12]\.weight$": "GLoRA", r"_lora\d\.(down|up)\.weight$": "LoRA of XLabs",
 }  # fmt: skip
 
 

@@ -5,17 +5,19 @@ Of headers and pictures the parts that a reader needs are named and kept; what i
 
 import io
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from twinact.action import Action
 from twinact.data.folder import PICTURE_SUFFIXES
 from twinact.data.pictures import FORMATS, MAX_FILE_BYTES
-from twinact.errors import DataError
+from twinact.errors import DataError, first_line
 from twinact.export.embeddings import read_tensors
 from twinact.export.modelspec import pack
 from twinact.storage import atomic_write_bytes, read_file, stored_kind
@@ -89,16 +91,35 @@ def _is_kept(key: str, header: Mapping[str, str]) -> bool:
     return bool(_KEPT.fullmatch(key)) or (key == _DESCRIPTION and "twinact.format_version" in header)
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """A picture file that is open and not decoded yet.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    data = read_file(path, MAX_FILE_BYTES)
+    with _told(path):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns what decoders say of damaged data, in errors of every kind, into one that names the file."""
     try:
-        return Image.open(io.BytesIO(read_file(path, MAX_FILE_BYTES)), formats=FORMATS)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"picture '{path}' cannot be read ({error}); save it again") from error
+        with warnings.catch_warnings(action="ignore"):  # of Pillow, about what is damaged and not needed
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except UnidentifiedImageError as error:
+        raise DataError(f"'{path}' is not a {', '.join(FORMATS)} picture; convert it, or give another file") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"picture '{path}' has too many pixels ({first_line(error)}); save it smaller") from error
+    except Exception as error:
+        raise DataError(f"picture '{path}' cannot be read ({first_line(error)}); save it again") from error
 
 
 def _of_picture(path: Path) -> list[str]:
     """Text chunks by their names, and what EXIF says beside the orientation."""
-    with _open(path) as picture:
+    with open_picture(path) as picture, _told(path):
         exif = picture.getexif()
         found = [str(key) for key, value in picture.info.items() if isinstance(value, str)]
         found += [key for key in ("xmp", "comment", "photoshop") if picture.info.get(key)]
@@ -113,7 +134,7 @@ def bare_picture(path: Path) -> bytes:
     Raises:
         DataError: It cannot be read.
     """
-    with _open(path) as picture:
+    with open_picture(path) as picture, _told(path):
         kind = "JPEG" if picture.format == "MPO" else str(picture.format)
         turned = picture.getexif().get(_ORIENTATION)
         exif = Image.Exif()
@@ -123,11 +144,8 @@ def bare_picture(path: Path) -> bytes:
         if kind == "WEBP":
             options = {"lossless": True}
         profile = picture.info.get("icc_profile")
-        try:
-            picture.load()
-            picture.info = {key: value for key, value in picture.info.items() if key == "transparency"}
-            buffer = io.BytesIO()
-            picture.save(buffer, kind, exif=exif, icc_profile=profile, **options)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"picture '{path}' cannot be read ({error}); save it again") from error
+        picture.load()
+        picture.info = {key: value for key, value in picture.info.items() if key == "transparency"}
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, exif=exif, icc_profile=profile, **options)
     return buffer.getvalue()

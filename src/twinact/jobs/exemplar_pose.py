@@ -1,5 +1,6 @@
 """What pose the exemplars of a job show, if it can be read and the model can be asked for it."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,15 +10,17 @@ from tempfile import TemporaryDirectory
 from twinact.backbones.backbone import Backbone
 from twinact.configs import NOBODY, LearnConfig, MethodConfig, TwinActConfig
 from twinact.data.exemplars import Photographs, read_exemplars
-from twinact.data.folder import visible
+from twinact.data.folder import sort_files
+from twinact.data.pictures import MAX_FILE_BYTES
 from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.intent import PoseTarget, intended_pose
 from twinact.readers.body import SEGMENTS
 from twinact.readers.choice import read_photographs
 from twinact.readers.common import common_pose
 from twinact.readers.drawn import draw_keypoints
-from twinact.readers.keypoint_files import keypoint_files
+from twinact.readers.keypoint_files import keypoint_file, keypoint_files, table_of
 from twinact.space.pose_table import PoseTable
+from twinact.storage import check_regular
 
 # Mean weight of the segments below which a pose is no more than a guess.
 _LEAST = 0.1
@@ -38,15 +41,29 @@ def given_exemplars(folder: Path, actor: str = NOBODY) -> Photographs:
     if not poses:
         return read_exemplars(folder, actor=actor)
     with TemporaryDirectory() as drawn:  # a folder of somebody's files stays as it is
-        for path in visible(folder):
-            if path.is_file():
-                shutil.copyfile(path, Path(drawn) / path.name)
+        files = sort_files(folder)  # and nothing else, of whatever size it may be
+        for path in (*files.captions, *files.tables, *(mask for masks in files.masks.values() for mask in masks)):
+            check_regular(path, MAX_FILE_BYTES)
+            shutil.copyfile(path, Path(drawn) / path.name)
         draw_keypoints(poses, Path(drawn), _DRAWN_PIXELS)
         try:
             found = read_exemplars(drawn, actor=actor)
         except DataError as error:
             raise DataError(str(error).replace(drawn, str(folder))) from error
     return replace(found, paths=tuple(folder / path.name for path in found.paths))
+
+
+def with_keypoints(photographs: Photographs) -> Photographs:
+    """The photographs with hashes that are also of their keypoint files, which decide what is learned as they do.
+
+    Raises:
+        DataError: A keypoint file is broken.
+    """
+    hashes = []
+    for path, own in zip(photographs.paths, photographs.hashes, strict=True):
+        file = keypoint_file(path) or table_of(path.parent)
+        hashes.append(own if file is None else hashlib.sha256(own.encode() + file.read_bytes()).hexdigest())
+    return replace(photographs, hashes=tuple(hashes))
 
 
 def check_pictures(folder: Path, method: MethodConfig) -> None:

@@ -14,7 +14,7 @@ from twinact.data.captions import default_caption, unsaid
 from twinact.data.exemplars import Exemplars, Photographs, check_captions
 from twinact.errors import OutOfMemory
 from twinact.intent import degrees
-from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target
+from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target, with_keypoints
 from twinact.jobs.job import Advance, Job
 from twinact.jobs.known import check_start, tell_strange_pictures, tell_unknown_words
 from twinact.jobs.less_memory import lower_for_learning
@@ -25,7 +25,7 @@ from twinact.readers import load_action_encoder
 from twinact.report.run_report import report_run
 from twinact.runs.folder import MARKER, RunFolder, settings_of
 from twinact.runs.previews import Previews
-from twinact.runs.trackers import tracking
+from twinact.runs.trackers import check_installed, tracking
 from twinact.space import ActionSpace
 from twinact.space.action_space import CONJUNCTION
 from twinact.space.build import SPACE_FILE
@@ -188,10 +188,13 @@ def preflight(job: Job, tell: Callable[[str], None] = say) -> Preflight:
     begun = this_process().on_main(lambda: settings_of(job.run_dir))
     if not RunFolder(job.run_dir, job.config.name).done:
         check_folder(job.run_dir)
+    check_installed(str(job.run.get("tracker", RunConfig.tracker)))
     stored = job.run_dir / SPACE_FILE
     file = job.space or (stored if job.config.method.takes_space and stored.is_file() else None)
     space = None if file is None else ActionSpace.load(file)
     photographs = given_exemplars(job.exemplars, job.config.actor)
+    if job.config.method.takes_pose:
+        photographs = with_keypoints(photographs)
     if begun is not None:  # of what is known by now; all of it is compared when the run goes on
         known = {key: value for key, value in job.config.to_dict().items() if value is not None}
         MARKER.check_same(job.run_dir, begun, {**begun, **known, "exemplars": photographs.hashes})

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from twinact.data.folder import CAPTIONS_FILE, sort_files, stem_of, visible
+from twinact.data.folder import TABLES, composed, sort_files, stem_of, visible
 from twinact.data.pictures import UnusableError, read_bytes
 from twinact.errors import DataError
 from twinact.readers.body import in_square
@@ -40,11 +40,20 @@ def keypoint_file(picture: Path) -> Path | None:
     Raises:
         DataError: ``<stem>.json`` is broken.
     """
-    named, plain = (picture.with_name(picture.stem + ending) for ending in ENDINGS)
-    if named.is_file():
+    named, plain = (_beside(picture, ending) for ending in ENDINGS)
+    if named is not None:
         return named
     # Other tools keep other things under this name, which are left alone.
-    return plain if plain.is_file() and holds_keypoints(_content(plain)) else None
+    return plain if plain is not None and holds_keypoints(_content(plain)) else None
+
+
+def _beside(picture: Path, ending: str) -> Path | None:
+    """The file of a picture's stem and an ending, however its letters are composed; None where there is none."""
+    path = picture.with_name(picture.stem + ending)
+    if path.is_file() or path.name.isascii() or not path.parent.is_dir():
+        return path if path.is_file() else None
+    alike = (one for one in visible(path.parent) if composed(one.name) == composed(path.name) and one.is_file())
+    return next(alike, None)
 
 
 def keypoint_files(folder: Path) -> tuple[Path, ...]:
@@ -55,7 +64,7 @@ def keypoint_files(folder: Path) -> tuple[Path, ...]:
     if sort_files(folder).pictures:
         return ()
     found = [path for path in visible(folder) if path.suffix.lower() == ".json" and not path.is_dir()]
-    return tuple(path for path in found if path.name != CAPTIONS_FILE)
+    return tuple(path for path in found if path.name.lower() not in TABLES)
 
 
 def table_of(folder: Path) -> Path | None:
@@ -173,7 +182,7 @@ def _guarded(path: Path, read: Callable[[], _Found]) -> _Found:
     """What `read` gives; its errors become one that names the file."""
     try:
         return read()
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise _unusable(path, f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})") from error
 
 

@@ -1,6 +1,7 @@
 """The JSON that tools write keypoints in: OpenPose's, COCO's, and the instances of MMPose, RTMPose and DWPose.
 
-What is malformed ends in ValueError, TypeError, KeyError, AttributeError or IndexError, whichever comes first.
+What is malformed ends in ValueError, TypeError, KeyError, AttributeError, IndexError or OverflowError, whichever comes
+first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from twinact.data.folder import composed
 KEYS = ("people", "annotations", "keypoints", "instance_info", "instances")
 """One of these is in every file that holds keypoints."""
 
+# Of the side of a canvas.
+_MOST_PIXELS = 1_000_000
 # Where COCO-WholeBody's annotations keep the 133 keypoints, in order.
 _WHOLE = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 
@@ -83,7 +86,7 @@ def _instance(one: Mapping[str, Any]) -> Person:
     points = one["keypoints"]
     if points and isinstance(points[0], list | tuple):
         scores = one.get("keypoint_scores", [1.0] * len(points))
-        return Person([[*map(float, at[:2]), float(sure)] for at, sure in zip(points, scores, strict=True)])
+        return Person([[float(at[0]), float(at[1]), float(sure)] for at, sure in zip(points, scores, strict=True)])
     return Person(_triples(points))
 
 
@@ -104,6 +107,6 @@ def _canvas(content: Mapping[str, Any], width: str, height: str) -> tuple[float,
     if width not in content or height not in content:
         return None
     size = float(content[width]), float(content[height])
-    if min(size) < 1:
+    if not all(1 <= side <= _MOST_PIXELS for side in size):
         raise ValueError(f"a canvas of {size[0]:g} × {size[1]:g}")
     return size

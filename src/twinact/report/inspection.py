@@ -5,16 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from twinact.action import Action
 from twinact.backbones import family, model_id, parameters
 from twinact.data.folder import PICTURE_SUFFIXES
-from twinact.data.pictures import FORMATS
 from twinact.errors import DataError
 from twinact.export.embeddings import bundled, read_tensors
 from twinact.export.kinds import BUNDLE, is_lora, other_adapter
-from twinact.export.personal import personal
+from twinact.export.personal import open_picture, personal
 from twinact.report.explanation import action_facts, facts_in_words
 from twinact.runs.folder import MARKER, RunFolder, settings_of
 from twinact.space import ActionSpace
@@ -118,7 +115,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _picture(path: Path) -> dict[str, Any]:
     held = personal(path)
-    with Image.open(path, formats=FORMATS) as picture:
+    with open_picture(path) as picture:
         size = f"{picture.width} × {picture.height}"
         told = picture.info.get("twinact")
         parameters_text = picture.info.get("parameters")

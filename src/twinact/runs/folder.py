@@ -134,6 +134,11 @@ class RunFolder:
 
     def _take(self) -> None:
         """Lock the folder, and delete what writes that were killed left: nobody else writes now."""
+        for place in (self._checkpoints, self.path / PREVIEW_FOLDER):
+            if place.is_symlink():
+                raise DataError(
+                    f"'{place}' is a symbolic link, and what it leads to may be another's; put a folder there"
+                )
         self._lock = lock(self.path)
         for place in (self.path, self._checkpoints):
             sweep(place)

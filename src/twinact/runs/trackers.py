@@ -33,11 +33,8 @@ class Tracker:
     def __init__(self, kind: str, run_dir: Path, settings: Mapping[str, Any]) -> None:
         from accelerate import PartialState
         from accelerate.tracking import TensorBoardTracker, WandBTracker
-        from accelerate.utils import is_tensorboard_available, is_wandb_available
 
-        available = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-        if not available[kind]():
-            raise MissingDependency(f"tracker {kind!r} is not installed; run pip install 'twinact[track]'")
+        check_installed(kind)
         PartialState()  # accelerate's own messages ask for it
         self._begun = self._failed = False
         self._plain = {key: value for key, value in settings.items() if isinstance(value, bool | str | int | float)}
@@ -83,6 +80,21 @@ class Tracker:
         except Exception as error:  # a picture of a run is no reason to lose it
             self._failed = True
             say(f"no more tracking: {first_line(error)}")
+
+
+def check_installed(kind: str) -> None:
+    """Refuses a tracker whose library is not installed; "none" needs none.
+
+    Raises:
+        MissingDependency: It is not.
+    """
+    if kind == "none":
+        return
+    from accelerate.utils import is_tensorboard_available, is_wandb_available
+
+    available = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    if not available[kind]():
+        raise MissingDependency(f"tracker {kind!r} is not installed; run pip install 'twinact[track]'")
 
 
 @contextmanager

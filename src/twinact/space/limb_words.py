@@ -4,6 +4,7 @@ Between phrases that name the same joints a model that was trained for it moves 
 the pose expected here. Everything is read off the pose table, without a pass of the model.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,7 @@ _MOVES = 0.12  # chord of a segment (7 degrees) from which a phrase counts as mo
 _STILL = 0.25  # chord that a phrase about another limb may move a segment by, at a price
 _NEIGHBOURS = 8
 _SHARES = 21
+_NOTHING = (math.inf, math.inf, 0, 0, 0.0)
 # Prices in degrees. Measured on dev actions: words that leave a choice ("one arm") fail beside others, and distant
 # phrases are not mixed evenly. A price on each clause made strips less monotone, as one for both legs is less exact.
 _PRICE = {"moving others": 40.0, "strange": 10.0, "unlike": 20.0, "distant": 0.05, "mixed": 2.0}
@@ -117,6 +119,9 @@ class LimbWords:
 
         Args:
             wanted: As `joint_angles` gives them; at least one limb.
+
+        Raises:
+            ConfigError: No phrase is about one of them alone.
         """
         found = []
         for pair in ((TRUNK,), (LEFT_ARM, RIGHT_ARM), (LEFT_LEG, RIGHT_LEG)):
@@ -126,6 +131,9 @@ class LimbWords:
                 together = self._between({limb: wanted[limb] for limb in limbs})
                 if together[0] <= sum(one[0] for one in apart) / 2:
                     apart = [together]
+            if _NOTHING in apart:
+                names = " and ".join(limb.name for limb in limbs)
+                raise ConfigError(f"no phrase of this space is about the {names} alone; build a space of more phrases")
             found += [(len(limbs) / len(apart), one) for one in apart]
         space = self.space
         points, masks, told = [], [], []
@@ -137,12 +145,14 @@ class LimbWords:
         return Words((torch.stack(points), torch.stack(masks)), tuple(told), off)
 
     def _between(self, wanted: Angles) -> tuple[float, float, int, int, float]:
-        """Price, degrees off, two phrases with equal slots, and the share of the second."""
+        """Price, degrees off, two phrases with equal slots, and the share of the second; `_NOTHING` where none fit."""
         mine = torch.tensor([limb in wanted for limb in LIMBS])
         moves = self._moved > _MOVES
         rests = ~moves.any(dim=1)
         fit = (moves[:, mine].all(dim=1) | rests) & (self._moved[:, ~mine] <= _STILL).all(dim=1)
         rows = fit.nonzero().flatten()
+        if not len(rows):
+            return _NOTHING
         near = self._neighbours_move[rows]
         strange = 1 - near[:, mine].mean(dim=1) + near[:, ~mine].amax(dim=1)
         alone = _PRICE["moving others"] * self._moved[rows][:, ~mine].amax(dim=1) + _PRICE["strange"] * strange

@@ -17,6 +17,7 @@ ACTION_SUFFIX, SPACE_SUFFIX = ".action.safetensors", ".space.safetensors"
 _TEMPORARY = re.compile(r"\.twinact-\d+-[0-9a-f]{16}\.tmp")
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+_LONGEST_NAME = 255  # in all usual file systems
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes, *, new: bool = False) -> Path:
@@ -96,12 +97,15 @@ def append_line(path: Path, line: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def check_folder(path: Path) -> None:
-    """Make sure that files can be written into a folder, or that it can be made; nothing is written.
+def check_folder(path: Path, name: str = "") -> None:
+    """Make sure that files, `name` for one, can be written into a folder, or that it can be made; nothing is written.
 
     Raises:
         DataError: They cannot.
     """
+    long = next((part for part in (*path.parts, name) if len(os.fsencode(part)) > _LONGEST_NAME), None)
+    if long is not None:
+        raise DataError(f"name '{long[:40]}…' has {len(os.fsencode(long))} bytes, at most {_LONGEST_NAME}; shorten it")
     there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not there.is_dir() or not os.access(
         there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids

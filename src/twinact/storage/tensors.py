@@ -173,7 +173,9 @@ def _metadata(path: Path, kind: str) -> dict[str, str]:
 def _parse(text: str, what: str) -> dict[str, Any]:
     """A strict JSON object: repeated keys and non-finite numbers are errors."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
+        )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{what} is corrupt: {error}; copy or make the file again") from error
     if not isinstance(value, dict):
@@ -196,6 +198,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"number {text} is out of range")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"number {text[:20]}… is out of range")
     return value
 
 
