@@ -93,7 +93,7 @@ def check_installed(kind: str) -> None:
     from accelerate.utils import is_tensorboard_available, is_wandb_available
 
     available = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    if not available[kind]():
+    if kind in available and not available[kind]():
         raise MissingDependency(f"tracker {kind!r} is not installed; run pip install 'twinact[track]'")
 
 
