@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from commands import invoke, refused
 from small import exemplars_in
@@ -123,11 +125,12 @@ def test_a_folder_is_not_called_as_a_picture_is(tmp_path: Path) -> None:
 
 
 def test_a_model_in_the_home_of_nobody_is_no_folder(tmp_path: Path) -> None:
+    save_file({"emb_params": torch.ones(1, 8)}, tmp_path / "x.safetensors")
     for command in (
         ("space", "build", "--out", "x"),
         ("learn", "leap"),
         ("nano", "evaluate"),
-        ("import", "x.safetensors", "--name", "leap", "--out", "y"),
+        ("import", tmp_path / "x.safetensors", "--name", "leap", "--out", "y"),
     ):
         exemplars_in(tmp_path / "leap", 1)
         (tmp_path / "leap" / "0.txt").write_text("a cat <act> in a park")

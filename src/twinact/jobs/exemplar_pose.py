@@ -59,9 +59,13 @@ def with_keypoints(photographs: Photographs) -> Photographs:
     Raises:
         DataError: A keypoint file is broken.
     """
+    files = [keypoint_file(path) for path in photographs.paths]
+    tables = (
+        {folder: table_of(folder) for folder in {path.parent for path in photographs.paths}} if None in files else {}
+    )
     hashes = []
-    for path, own in zip(photographs.paths, photographs.hashes, strict=True):
-        file = keypoint_file(path) or table_of(path.parent)
+    for path, file, own in zip(photographs.paths, files, photographs.hashes, strict=True):
+        file = file or tables[path.parent]
         hashes.append(own if file is None else hashlib.sha256(own.encode() + file.read_bytes()).hexdigest())
     return replace(photographs, hashes=tuple(hashes))
 
