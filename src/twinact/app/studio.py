@@ -20,9 +20,11 @@ from twinact.app.folder import AT_ONCE, WorkFolder
 from twinact.app.mixing import Mix, mixed
 from twinact.backbones.backbone import Backbone
 from twinact.configs import LearnConfig
+from twinact.console import say
 from twinact.errors import DataError
 from twinact.intent import intended_pose
 from twinact.jobs.job import Job
+from twinact.jobs.less_memory import Drawing
 from twinact.jobs.models import default_space, open_model
 from twinact.jobs.resources import choose_resources
 from twinact.jobs.run import run_job
@@ -30,7 +32,6 @@ from twinact.lora import scaled
 from twinact.phrases.wording import said
 from twinact.readers.choice import read_photographs
 from twinact.readers.common import common_pose
-from twinact.sample import generate
 from twinact.space import ActionSpace
 from twinact.space.ordering import energy_let_in, shipped_words
 
@@ -86,6 +87,7 @@ class Studio:
         # Every thread that has ever used the model keeps some of its memory, and a page has dozens of threads.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._backbone: Backbone | None = None
+        self._pen: Drawing  # of the model, made with it
         self._space: ActionSpace | None = None
 
     @property
@@ -95,6 +97,7 @@ class Studio:
             if self._backbone is None:
                 chosen = choose_resources(self.model)
                 self._backbone = open_model(self.model, chosen.precision, chosen.memory)
+                self._pen = Drawing(self._backbone, chosen.memory, _AT_ONCE, say)
             return self._backbone
 
     @property
@@ -164,24 +167,30 @@ class Studio:
         shots = sheet.shots
         if not 0 < len(shots) <= MAX_PICTURES:
             raise DataError(f"{len(shots)} pictures were asked for; draw 1 to {MAX_PICTURES} at once")
-        if action is not None:
-            action.check(model_id=self.backbone.model_id)
-        words = [prompt if action is not None else said(prompt, sheet.words or "") for prompt, _ in shots]
         backbone = self.backbone
-        return self._in_turn(
-            lambda: generate(
-                backbone,
-                words,
-                None if action is None or not action.vectors else {PLACEHOLDER: action.vectors},
-                loras=[] if action is None else [scaled(action.lora, sheet.lora_weight)],
-                seeds=[seed for _, seed in shots],
-                steps=sheet.steps,
-                guidance=sheet.guidance,
-                negative_prompt=sheet.negative_prompt,
-                batch_size=_AT_ONCE,
-                progress=progress,
-            )
+        if action is not None:
+            action.check(model_id=backbone.model_id)
+        words = [prompt if action is not None else said(prompt, sheet.words or "") for prompt, _ in shots]
+        images = self._pen.draw(
+            words,
+            None if action is None or not action.vectors else {PLACEHOLDER: action.vectors},
+            loras=[] if action is None else [scaled(action.lora, sheet.lora_weight)],
+            seeds=[seed for _, seed in shots],
+            steps=sheet.steps,
+            guidance=sheet.guidance,
+            negative_prompt=sheet.negative_prompt,
+            advice="close what else uses it, or open the page on a smaller model",
         )
+
+        def drawn() -> list[Image.Image]:
+            found = []
+            for image in images:
+                found.append(image)
+                if progress is not None:
+                    progress(len(found), len(shots))
+            return found
+
+        return self._in_turn(drawn)
 
     def phrases_like(self, picture: Image.Image, path: Path, count: int = 8) -> list[tuple[str, float]]:
         """The phrases that look most like what a picture shows, with the expected distance of each, nearest first.

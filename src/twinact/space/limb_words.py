@@ -42,7 +42,7 @@ _SHARES = 21
 _NOTHING = (math.inf, math.inf, 0, 0, 0.0)
 # Prices in degrees. Measured on dev actions: words that leave a choice ("one arm") fail beside others, and distant
 # phrases are not mixed evenly. A price on each clause made strips less monotone, as one for both legs is less exact.
-_PRICE = {"moving others": 40.0, "strange": 10.0, "unlike": 20.0, "distant": 0.05, "mixed": 2.0}
+_PRICE = {"moving others": 40.0, "strange": 10.0, "weak": 10.0, "unlike": 20.0, "distant": 0.05, "mixed": 2.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,10 @@ class LimbWords:
         self.poses = PoseTable.of(from_torso(known.directions[:, limbs]), from_torso(known.rest[limbs]), known.drawings)
         moved = {limb: self.poses.deviation[:, list(limb.segments)].amax(dim=1) for limb in LIMBS}
         self._moved = torch.stack([moved[limb] for limb in LIMBS], dim=1)  # (n, limbs)
+        # Powers of ten by which a phrase decides a limb less, said with others, than it moves the limb alone.
+        alone = (known.directions - known.rest).square().sum(dim=2) + 1e-6
+        weak = (alone / known.strengths).log10().clamp_min(0)
+        self._weak = torch.stack([weak[:, list(limb.segments)].mean(dim=1) for limb in LIMBS], dim=1)  # (n, limbs)
         self._angles = {limb: joint_angles(self.poses.directions, limb) for limb in LIMBS}
 
     @cached_property
@@ -156,6 +160,7 @@ class LimbWords:
         near = self._neighbours_move[rows]
         strange = 1 - near[:, mine].mean(dim=1) + near[:, ~mine].amax(dim=1)
         alone = _PRICE["moving others"] * self._moved[rows][:, ~mine].amax(dim=1) + _PRICE["strange"] * strange
+        alone += _PRICE["weak"] * self._weak[rows][:, mine].mean(dim=1)
         share = torch.linspace(0, 1, _SHARES)
         mixed = 4 * share * (1 - share)
         off, far = torch.zeros(len(rows), len(rows), _SHARES), torch.zeros(len(rows), len(rows))
