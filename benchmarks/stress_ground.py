@@ -11,7 +11,7 @@ from typing import Any
 
 from faults import Need, command, run
 
-FAMILIES = ("sd", "sdxl", "sd3", "flux")
+FAMILIES = ("sd", "sdxl", "sd3", "flux", "klein", "z-image", "chroma")
 ACTION = "leap.action.safetensors"
 _PHRASES = ("jumping", "jumping in the park", "a red dress", "in the city", "on the moon", "with a cat", "a dog")
 _PROMPT = "a robot <act> in the park"
@@ -55,12 +55,11 @@ def build_ground(folder: Path) -> Ground:
     # For the processes that are forked from this one; matplotlib writes a cache when it is first imported.
     import matplotlib.font_manager
 
-    import tiny
+    import families  # every family's backbone and pipeline with it
     import twinact.export.foreign
     import twinact.jobs.run
-    from twinact.backbones import flux, sd, sd3, sdxl
 
-    assert all((matplotlib, tiny, twinact, flux, sd, sd3, sdxl))
+    assert all((matplotlib, families, twinact))
     base = folder / "base"
     tasks = _tasks(base)
     if not (base / "made").exists():
@@ -148,10 +147,10 @@ def _exemplars(folder: Path) -> None:
 
 
 def _models(folder: Path) -> None:
-    import tiny
+    import families
 
     for family in FAMILIES:
-        getattr(tiny, f"tiny_{family}")().save_pretrained(folder / family)
+        families.FAMILIES[family].make().save_pretrained(folder / family)
     (folder / "sd" / "twinact.json").write_text('{"version": 1, "guidance": 4.0}\n')
 
 

@@ -37,6 +37,7 @@ Angles = Mapping[Limb, Float[Tensor, " _"]]
 
 _MOVES = 0.12  # chord of a segment (7 degrees) from which a phrase counts as moving it
 _STILL = 0.25  # chord that a phrase about another limb may move a segment by, at a price
+_USUAL = 0.5  # powers of ten by which most phrases lose beside others
 _NEIGHBOURS = 8
 _SHARES = 21
 _NOTHING = (math.inf, math.inf, 0, 0, 0.0)
@@ -83,7 +84,7 @@ class LimbWords:
         self._moved = torch.stack([moved[limb] for limb in LIMBS], dim=1)  # (n, limbs)
         # Powers of ten by which a phrase decides a limb less, said with others, than it moves the limb alone.
         alone = (known.directions - known.rest).square().sum(dim=2) + 1e-6
-        weak = (alone / known.strengths).log10().clamp_min(0)
+        weak = ((alone / known.strengths).log10() - _USUAL).clamp_min(0)
         self._weak = torch.stack([weak[:, list(limb.segments)].mean(dim=1) for limb in LIMBS], dim=1)  # (n, limbs)
         self._angles = {limb: joint_angles(self.poses.directions, limb) for limb in LIMBS}
 
