@@ -315,3 +315,12 @@ def test_code_in_a_folder_is_never_run(
     else:
         load(folder, "cpu")
     assert not canary.exists()
+
+
+def test_an_autoencoder_without_its_shift_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    FAMILIES["flux"].make().save_pretrained(model)
+    config = model / "vae" / "config.json"
+    config.write_text(config.read_text().replace("shift_factor", "shift_fact0r"))
+    with pytest.raises(CheckpointError, match="no shift_factor"):
+        load(model, "cpu")

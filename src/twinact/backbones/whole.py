@@ -65,9 +65,17 @@ def check_networks(pipeline: "DiffusionPipeline", folder: Path) -> None:
     """Makes sure that the files of a pipeline's networks held all their tensors; `diffusers` leaves others empty.
 
     Raises:
-        CheckpointError: They did not; the message names the part and the first tensor.
+        CheckpointError: They did not; the message names the part and the first tensor. Or the autoencoder does not say
+            how its latents are shifted, where the family asks for it.
     """
     from torch.nn import Module
+
+    vae = pipeline.components.get("vae")
+    if "transformer" in pipeline.components and vae is not None and vae.config.get("shift_factor", 0.0) is None:
+        raise CheckpointError(
+            f"model {str(folder)!r}: the config of its vae has no shift_factor, which this family draws with; download "
+            "or copy it again"
+        )
 
     for name, network in pipeline.components.items():
         if isinstance(network, Module):
