@@ -107,7 +107,9 @@ def test_both_halves_of_a_bundle_draw_the_same_pixels_through_the_stock_loaders(
         return scope["pipeline"], scope["prompt"]
 
     ours = drawn_by_us(name, dict(action.lora), "a robot <act> in the park", act=list(action.vectors))
-    assert np.array_equal(ours, drawn_by_stock(name, prepare))
+    # Where a LoRA is added in another order, some processors round one value in thousands to the next of the 256.
+    off = np.abs(ours.astype(int) - drawn_by_stock(name, prepare).astype(int))
+    assert off.max() <= 1 and (off > 0).mean() < 1e-3
     alone = drawn_by_us(name, {}, "a robot <act> in the park", act=list(action.vectors))
     assert (ours != alone).any() and (ours != drawn_by_us(name, dict(action.lora))).any()
 
