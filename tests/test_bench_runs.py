@@ -172,9 +172,9 @@ def test_textual_inversion_starts_at_the_phrase_that_is_seen(tmp_path: Path) -> 
     runner = Runner(nano, Judges.load(judges_dir()))
     seen, inversion = (
         runner.carry_out(bench, Run(MAIN, "dev-half-plie", name, passes=passes))
-        for name, passes in (("seen phrase", None), ("textual-inversion-seen", 30))
+        for name, passes in (("seen phrase", None), ("textual-inversion-seen", 60))
     )
-    assert seen["passes"] == 0 and inversion["passes"] == 24
+    assert 0 < seen["passes"] <= 20 and inversion["passes"] == seen["passes"] + 24  # one step of eight, and back
     start = inversion["config"]["start"]
     assert start in ActionSpace.load(model_dir() / SPACE_FILE).phrases
 

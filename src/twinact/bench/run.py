@@ -157,9 +157,10 @@ class Runner:
     def _learn_and_draw(self, bench: Bench, run: Run, task: Task) -> Drawn:
         with tempfile.TemporaryDirectory() as exemplars:
             task.write_exemplars(Path(exemplars), self._backbone.image_size)
-            more = {**run.settings, **self._start(run, Path(exemplars)), "seed": run.seed}
+            start, searched = self._start(run, Path(exemplars))
+            more = {**run.settings, **start, "seed": run.seed}
             if run.passes is not None:
-                more["steps"] = self._steps(bench, run, more, Path(exemplars))
+                more["steps"] = self._steps(bench, run, run.passes - searched, more, Path(exemplars))
             config = settings_of(run.contestant, more)
             reset_peak(self._backbone.device)
             began = time.perf_counter()
@@ -167,8 +168,9 @@ class Runner:
             seconds, peak = time.perf_counter() - began, peak_bytes(self._backbone.device)
         action, prompts = learned.action, [one.prompt for one in task.requests]
         pictures = self._pictures(bench, prompts, [one.seed for one in task.requests], action)
+        cost = asdict(learned.cost) | {"search": learned.cost.search + searched}
         return Drawn(
-            pictures, config, asdict(learned.cost), seconds, learned.action_path.stat().st_size,
+            pictures, config, cost, seconds, learned.action_path.stat().st_size,
             self._drift(bench, action), peak,
         )  # fmt: skip
 
@@ -176,24 +178,23 @@ class Runner:
         job = Job(exemplars=exemplars, config=config, run_dir=folder, run=asdict(self._run))
         return run_job(job, backbone=self._backbone, tell=lambda text: None)
 
-    def _start(self, run: Run, exemplars: Path) -> dict[str, Any]:
-        """The starting phrase of a contestant that takes it from another one, as a setting."""
+    def _start(self, run: Run, exemplars: Path) -> tuple[dict[str, Any], int]:
+        """The starting phrase of a contestant that takes it from another one, as a setting, and the passes it took."""
         other = CONTESTANTS[run.contestant].start
         if other is None:
-            return {}
+            return {}, 0
         with tempfile.TemporaryDirectory() as scratch:
-            found = self._learned(exemplars, settings_of(other, {}), Path(scratch) / "run").action
-        return {"start": found.meta["config"]["start"]}
+            found = self._learned(exemplars, settings_of(other, {}), Path(scratch) / "run")
+        return {"start": found.action.meta["config"]["start"]}, found.cost.search
 
-    def _steps(self, bench: Bench, run: Run, more: Mapping[str, Any], exemplars: Path) -> int:
-        """As many steps as fit into the passes of a run, seen from what two steps take; that is kept.
+    def _steps(self, bench: Bench, run: Run, passes: int, more: Mapping[str, Any], exemplars: Path) -> int:
+        """As many steps of a run as fit into the passes that are left, seen from what two steps take; that is kept.
 
         Raises:
             ConfigError: Not even one does.
         """
-        assert run.passes is not None
         two = settings_of(run.contestant, {**more, "steps": 2, "seed": 0})
-        shared = {**two.to_dict(), "task": run.task, "start": None}  # words take no passes
+        shared = {**two.to_dict(), "task": run.task, "start": None}  # which phrase it is costs nothing
         digits = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
         folder = bench.folder / "cost" / digits
         kept = _COST.read(folder)
@@ -204,9 +205,9 @@ class Runner:
             first, each = (one["forward"] + 2 * one["backward"] for one in records)
             kept = _COST.write(folder, {"first": cost.search + first, "each": each})
         first, each = kept["settings"]["first"], kept["settings"]["each"]
-        if first > run.passes:
-            raise ConfigError(f"{run.passes} passes are too few for {run.contestant!r}: its first step takes {first}")
-        return 1 + (run.passes - first) // max(each, 1)
+        if first > passes:
+            raise ConfigError(f"{passes} passes are too few for {run.contestant!r}: its first step takes {first}")
+        return 1 + (passes - first) // max(each, 1)
 
     def _pictures(
         self, bench: Bench, prompts: Sequence[str], seeds: Sequence[int], action: Action | None = None
