@@ -263,7 +263,7 @@ def test_the_commands_tune_run_and_report(toy_nano: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow  # starts a cluster
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray", "ignore:.*:FutureWarning:ray")
 def test_workers_of_a_ray_cluster_share_the_runs(
     toy_nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
