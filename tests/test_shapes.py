@@ -13,11 +13,10 @@ from small import INVERSION
 from twinact.backbones import load
 from twinact.backbones.facts import ModelFacts
 from twinact.backbones.sd import StableDiffusion
-from twinact.backbones.shapes import side_multiple
 from twinact.backbones.shipped import model_dir
 from twinact.configs import METHODS, LearnConfig
 from twinact.data.exemplars import Exemplars, read_exemplars
-from twinact.data.shapes import shape_for
+from twinact.data.shapes import shape_for, side_multiple
 from twinact.errors import ConfigError
 from twinact.jobs.job import Job
 from twinact.jobs.run import run_job

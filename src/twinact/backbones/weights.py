@@ -188,13 +188,8 @@ class _Hashes:
         self._new = False
         try:
             self._kept: dict[str, Any] = dict(json.loads(read_file(self._path, _CACHE_BYTES)))
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            RecursionError,
-            DataError,
-        ):  # none yet, or damaged: it can be made again
+        # None yet, or damaged: it can be made again.
+        except (OSError, ValueError, TypeError, RecursionError, DataError):
             self._kept = {}
 
     def of(self, path: Path) -> str:

@@ -8,23 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from twinact.configs.method import MethodConfig
-from twinact.configs.rivals import (
-    ADIConfig,
-    CelebBasisConfig,
-    ConceptPrismConfig,
-    CoReConfig,
-    CrossInitializationConfig,
-    CustomDiffusionConfig,
-    DirectionalConfig,
-    DreamBoothConfig,
-    GradientFreeConfig,
-    NeTIConfig,
-    PivotalTuningConfig,
-    ReVersionConfig,
-    TARAConfig,
-    TextualInversionConfig,
-    XTIConfig,
-)
+from twinact.configs.rivals import RIVALS
 from twinact.configs.settings import Bounds, Span, Tuned, setting
 
 READERS = ("auto", "keypoints", "blazepose", "vitpose", "own")
@@ -114,26 +98,6 @@ class PublishedTwinActConfig(MethodConfig):
     )
 
 
-METHODS: dict[str, type[MethodConfig]] = {
-    one.name: one
-    for one in (
-        TwinActConfig,
-        TextualInversionConfig,
-        CoReConfig,
-        DirectionalConfig,
-        ConceptPrismConfig,
-        CrossInitializationConfig,
-        ReVersionConfig,
-        CelebBasisConfig,
-        GradientFreeConfig,
-        DreamBoothConfig,
-        CustomDiffusionConfig,
-        PivotalTuningConfig,
-        ADIConfig,
-        TARAConfig,
-        XTIConfig,
-        NeTIConfig,
-        PublishedTwinActConfig,
-    )
-}
+_ALL: tuple[type[MethodConfig], ...] = (TwinActConfig, *RIVALS, PublishedTwinActConfig)
+METHODS = {one.name: one for one in _ALL}
 """All methods by name; the first one is the default."""

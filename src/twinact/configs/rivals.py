@@ -292,3 +292,23 @@ class NeTIConfig(MethodConfig):
         0.5,
         bounds=Bounds(0, 1),
     )
+
+
+RIVALS: tuple[type[MethodConfig], ...] = (
+    TextualInversionConfig,
+    CoReConfig,
+    DirectionalConfig,
+    ConceptPrismConfig,
+    CrossInitializationConfig,
+    ReVersionConfig,
+    CelebBasisConfig,
+    GradientFreeConfig,
+    DreamBoothConfig,
+    CustomDiffusionConfig,
+    PivotalTuningConfig,
+    ADIConfig,
+    TARAConfig,
+    XTIConfig,
+    NeTIConfig,
+)
+"""The methods that TwinAct is compared with, apart from its own published code."""

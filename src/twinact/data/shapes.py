@@ -12,10 +12,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from twinact.backbones.backbone import Backbone
+
 Together: TypeAlias = Float[Tensor, "n _ _ _"] | tuple[Float[Tensor, "_ _ _"], ...]
 """Pictures, latents or masks, channels first: one tensor where all have one shape, otherwise one for each."""
 _LONGEST = 2
 """Times the square's side that a longer side is at most; SDXL was trained on such."""
+_PIXELS = 16
+
+
+def side_multiple(backbone: Backbone) -> int:
+    """Of which number of pixels both sides of a picture are multiples.
+
+    A UNet halves its latents from block to block, and a side that it cannot halve is drawn worse: 64 pixels for Stable
+    Diffusion and SDXL. The transformers take patches of two latents, 16 pixels.
+    """
+    blocks = len(backbone.denoiser.config.get("down_block_types", ())) or 1
+    pixels = backbone.image_size // backbone.latent_shape[1]
+    return max(_PIXELS, int(pixels * 2 ** (blocks - 1)))
 
 
 def shape_for(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
@@ -24,7 +38,7 @@ def shape_for(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int
     Args:
         size: Width and height of the picture.
         side: Of the square that the model draws, in pixels; no shape has more pixels than it.
-        multiple: Of what sides are multiples; see `twinact.backbones.shapes.side_multiple`.
+        multiple: Of what sides are multiples; see `side_multiple`.
 
     Returns:
         (width, height) in pixels; the square where two shapes are equally near.

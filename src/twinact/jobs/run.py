@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from twinact.backbones.backbone import Backbone
-from twinact.backbones.shapes import side_multiple
 from twinact.configs import CLAUSE_MARK, RunConfig
 from twinact.console import say
 from twinact.data.captions import default_caption, unsaid
 from twinact.data.exemplars import Exemplars, Photographs, check_captions
+from twinact.data.shapes import side_multiple
 from twinact.errors import OutOfMemory
 from twinact.intent import degrees
 from twinact.jobs.exemplar_pose import check_pictures, given_exemplars, pose_target, with_keypoints

@@ -83,7 +83,7 @@ class LimbWords:
         moved = {limb: self.poses.deviation[:, list(limb.segments)].amax(dim=1) for limb in LIMBS}
         self._moved = torch.stack([moved[limb] for limb in LIMBS], dim=1)  # (n, limbs)
         # Powers of ten by which a phrase decides a limb less, said with others, than it moves the limb alone.
-        alone = (known.directions - known.rest).square().sum(dim=2) + 1e-6
+        alone = PoseTable.of(known.directions, known.rest, known.drawings).strengths
         weak = ((alone / known.strengths).log10() - _USUAL).clamp_min(0)
         self._weak = torch.stack([weak[:, list(limb.segments)].mean(dim=1) for limb in LIMBS], dim=1)  # (n, limbs)
         self._angles = {limb: joint_angles(self.poses.directions, limb) for limb in LIMBS}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def stored_head(tensors: Mapping[str, Tensor], entry: Mapping[str, Any] | None, 
     if found != wanted or head.width % 8:
         wrong = next((name for name in {**wanted, **found} if found.get(name) != wanted.get(name)), "reduce.bias")
         raise ValueError(f"{wrong} of the pose head has shape {found.get(wrong)}, expected {wanted.get(wrong)}")
-    if not all(str(tensor.dtype) == "torch.float32" and bool(tensor.isfinite().all()) for tensor in own.values()):
+    if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in own.values()):
         raise ValueError("a value of the pose head is no float32, or not finite")
     if bool((own["deviation"] <= 0).any()):
         raise ValueError("a deviation of the pose head is not above 0")
