@@ -44,6 +44,13 @@ def read(name: str, path: Path) -> Action:
     return import_action(path, PIPELINES[name], name="back", backbone=backbone_of(name))
 
 
+def filled_up(weight: Tensor, larger: Tensor) -> Tensor:
+    """A weight with zeros after it, in the shape of another one."""
+    whole = torch.zeros_like(larger)
+    whole[tuple(slice(side) for side in weight.shape)] = weight
+    return whole
+
+
 def state_of(backbone: Backbone) -> str:
     parts = modules(backbone.pipeline()).items()
     return tensor_hash({f"{part}.{n}": w for part, module in parts for n, w in module.state_dict().items()})
@@ -98,6 +105,10 @@ def test_both_halves_of_a_bundle_draw_the_same_pixels_through_the_stock_loaders(
     if name in ("sd3", "flux", "chroma"):
         save_file(rest, tmp_path / "rest.safetensors")
         rest = import_lora(tmp_path / "rest.safetensors", backbone_of(name))
+        # Fused layers share the largest rank, with zeros after their own; some processors round sums otherwise then.
+        assert rest.keys() == action.lora.keys()
+        assert all(torch.equal(filled_up(action.lora[key], rest[key]), rest[key]) for key in rest)
+        action = replace(action, lora=rest)
     monkeypatch.chdir(tmp_path)
 
     def prepare(stock: object) -> tuple[Any, str]:
@@ -107,9 +118,7 @@ def test_both_halves_of_a_bundle_draw_the_same_pixels_through_the_stock_loaders(
         return scope["pipeline"], scope["prompt"]
 
     ours = drawn_by_us(name, dict(action.lora), "a robot <act> in the park", act=list(action.vectors))
-    # Where a LoRA is added in another order, some processors round one value in thousands to the next of the 256.
-    off = np.abs(ours.astype(int) - drawn_by_stock(name, prepare).astype(int))
-    assert off.max() <= 1 and (off > 0).mean() < 1e-3
+    assert np.array_equal(ours, drawn_by_stock(name, prepare))
     alone = drawn_by_us(name, {}, "a robot <act> in the park", act=list(action.vectors))
     assert (ours != alone).any() and (ours != drawn_by_us(name, dict(action.lora))).any()
 
