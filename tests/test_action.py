@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from test_space import PHRASES, tables
-from twinact.action import FORMAT_VERSION, Action
+from twinact.action import Action
 from twinact.backbones.token_lora import TokenLora
 from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.export import trigger
 from twinact.space import ActionSpace
+from twinact.space.stored_action import FORMAT_VERSION
 from twinact.storage import read_safetensors, write_safetensors
 
 

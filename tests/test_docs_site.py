@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from twinact.action import FORMAT_VERSION, Action
+from twinact.action import Action
 from twinact.backbones.shipped import model_dir
 from twinact.space.action_space import FORMAT_VERSION as SPACE_VERSION
 from twinact.space.build import SPACE_FILE
+from twinact.space.stored_action import FORMAT_VERSION
 from twinact.storage import read_safetensors
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from small import PHRASES, exemplars_in, learn, mask_in
 from tiny import tiny_sd
-from twinact.action import FORMAT_VERSION, Action
+from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.sd import StableDiffusion
 from twinact.configs import METHODS, LearnConfig, RunConfig, TextualInversionConfig, TwinActConfig
@@ -27,6 +27,7 @@ from twinact.methods.batches import draw_batch, latent_masks
 from twinact.methods.textual_inversion import TextualInversion
 from twinact.readers import LatentActionEncoder
 from twinact.space import ActionSpace
+from twinact.space.stored_action import FORMAT_VERSION
 from twinact.storage import read_safetensors, tensor_hash
 from twinact.training.loop import StepRecord, encode_exemplars, rate_share
 from twinact.training.loop import train as train_with_defaults

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from twinact.backbones.token_lora import TokenLora, alike
+from twinact.backbones.token_lora import alike
 from twinact.backbones.weights import difference, same_model, same_words
 from twinact.configs import AMOUNTS, check_name, check_number
 from twinact.errors import CheckpointError, ConfigError, DataError
@@ -25,24 +25,8 @@ from twinact.space.clauses import Point, blended, check_point, point_of, stepped
 from twinact.space.explain import Explanation, explain
 from twinact.space.limb_words import LimbWords
 from twinact.space.sliders import Posed, compose, limbs_given, slide
+from twinact.space.stored_action import FORMAT_VERSION, HEADER, parts_of, tensors_of
 from twinact.storage import read_safetensors, write_safetensors
-
-FORMAT_VERSION = 2
-_LORA, _TOKEN_LORA = "lora.", "token_lora."
-_NAMES = (None, list[str])
-_POSE = {"directions": list[list[float]], "weights": list[float], "disagreeing": _NAMES, "unseen": _NAMES}
-_META = {
-    "history": (None, list[dict[str, Any]]),
-    "captions": _NAMES,
-    "exemplars": _NAMES,
-    "imported": str | None,
-    "config": dict | None,
-    "precision": str | None,
-    "versions": (None, dict[str, str]),
-    "plain": (None, list[int]),
-    "pose": (None, _POSE),
-}
-_HEADER = {"name": str, "model_id": str, "space_hash": str, "meta": _META}
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,19 +339,9 @@ class Action:
             CheckpointError: `meta` is not strict JSON.
             DataError: The file cannot be written.
         """
-        tensors = {f"vectors.{index}": vectors for index, vectors in enumerate(self.vectors)}
-        prefix = _TOKEN_LORA if isinstance(self.lora, TokenLora) else _LORA
-        tensors |= {prefix + name: weight for name, weight in self.lora.items()}
-        point = {"coefficients": self.coefficients, "mask": self.mask}
-        tensors |= {name: tensor for name, tensor in point.items() if tensor is not None}
-        header = {
-            "kind": "action",
-            "version": FORMAT_VERSION,
-            "name": self.name,
-            "model_id": self.model_id,
-            "space_hash": self.space_hash,
-            "meta": dict(self.meta),
-        }
+        told = {key: getattr(self, key) for key in HEADER} | {"meta": dict(self.meta)}
+        header = {"kind": "action", "version": FORMAT_VERSION, **told}
+        tensors = tensors_of(self.vectors, self.coefficients, self.mask, self.lora)
         return write_safetensors(path, tensors, header, new=new)
 
     @classmethod
@@ -377,26 +351,10 @@ class Action:
         Raises:
             CheckpointError: It is missing, corrupt, no action, or of a later format version.
         """
-        tensors, header = read_safetensors(path, "action", FORMAT_VERSION, _HEADER)
-        encoders = sum(name.startswith("vectors.") for name in tensors)
-        lora, own = (
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            for prefix in (_LORA, _TOKEN_LORA)
-        )
-        if lora and own:
-            raise CheckpointError(f"{path} is not a usable action: it holds two LoRAs; make it again")
+        tensors, header = read_safetensors(path, "action", FORMAT_VERSION, HEADER)
         try:
-            return cls(
-                name=header["name"],
-                vectors=tuple(tensors[f"vectors.{index}"] for index in range(encoders)),
-                model_id=header["model_id"],
-                coefficients=_clauses(tensors.get("coefficients"), 3),
-                space_hash=header["space_hash"],
-                mask=_clauses(tensors.get("mask"), 2),
-                lora=TokenLora(own) if own else lora,
-                meta=header["meta"],
-            )
-        except (ConfigError, DataError, KeyError, TypeError) as error:
+            return cls(**parts_of(tensors), **{key: header[key] for key in HEADER})
+        except (ConfigError, DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is not a usable action: {error}; make it again") from error
 
     def _point(self, space: ActionSpace) -> Point:
@@ -432,11 +390,6 @@ def _new_name(given: str | None, own: str) -> str:
 
 def _stored(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True)
-
-
-def _clauses(tensor: Tensor | None, dimensions: int) -> Tensor | None:
-    """A tensor of a file; earlier versions wrote one clause without the dimension that counts clauses."""
-    return tensor.unsqueeze(0) if tensor is not None and tensor.ndim == dimensions - 1 else tensor
 
 
 def _check_without_lora(actions: Sequence[Action]) -> None:
