@@ -3,13 +3,14 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 import torch
 
 from twinact.backbones.backbone import Backbone
 from twinact.configs import LearnConfig, TextualInversionConfig
 from twinact.data.exemplars import Exemplars
 from twinact.methods.batches import draw_batch, step_generator
-from twinact.training.loop import encode_exemplars
+from twinact.training.loop import encode_exemplars, rate_share
 
 TWINACT = LearnConfig(name="leap", steps=6, batch_size=4, seed=3)
 INVERSION = replace(TWINACT, method=TextualInversionConfig())
@@ -52,3 +53,11 @@ def test_noise_bias_draws_noisy_times_or_clean_ones(backbone: Backbone, exemplar
 
     assert mean_time(0.9) > mean_time(0.0) + 100
     assert mean_time(-0.9) < mean_time(0.0) - 100
+
+
+def test_rate_falls_to_a_tenth() -> None:
+    config = replace(TWINACT, steps=11)
+    shares = [rate_share(config, step) for step in range(11)]
+    assert shares[0] == 1.0 and shares[-1] == pytest.approx(0.1) and shares == sorted(shares, reverse=True)
+    assert rate_share(replace(config, schedule="constant"), 10) == 1.0
+    assert rate_share(replace(config, steps=1), 0) == 1.0

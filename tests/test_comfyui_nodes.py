@@ -17,7 +17,7 @@ import torch
 
 from families import FAMILIES, backbone_of
 from small import small_space
-from tiny import MAX_LENGTH
+from tiny_tokenizers import MAX_LENGTH
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.token_lora import TokenLora

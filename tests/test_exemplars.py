@@ -12,27 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from exemplar_files import BLUE, RED, grey16, halves, near, pixel, truncated
 from twinact.data import pictures as module
 from twinact.data.captions import default_caption
 from twinact.data.exemplars import load_exemplars, read_exemplars
 from twinact.errors import ConfigError, DataError
-
-RED, BLUE = (220, 30, 20), (20, 40, 230)
-
-
-def halves(width: int = 64, height: int = 64) -> Image.Image:
-    """Red left half, blue right half."""
-    picture = Image.new("RGB", (width, height), RED)
-    picture.paste(BLUE, (width // 2, 0, width, height))
-    return picture
-
-
-def pixel(image: Image.Image, x: float, y: float) -> np.ndarray:
-    return np.asarray(image)[int(y * image.height), int(x * image.width)].astype(int)
-
-
-def near(colour: np.ndarray, wanted: tuple[int, int, int], tolerance: int = 12) -> bool:
-    return bool(np.abs(colour - np.array(wanted)).max() <= tolerance)
 
 
 def test_reads_by_content_in_order_of_name(tmp_path: Path) -> None:
@@ -133,22 +117,12 @@ def test_phone_jpeg_with_a_second_frame_works(tmp_path: Path) -> None:
     assert near(pixel(image, 0.1, 0.5), RED, 20)
 
 
-def _truncated(path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path, format="PNG")
-    path.write_bytes(path.read_bytes()[:3000])
-
-
 def _animated(path: Path) -> None:
     halves().save(path, format="WEBP", save_all=True, append_images=[Image.new("RGB", (64, 64))])
 
 
 def _animated_png(path: Path) -> None:
     halves().save(path, format="PNG", save_all=True, append_images=[Image.new("RGB", (64, 64))])
-
-
-def _grey16(path: Path) -> None:
-    Image.fromarray(np.full((64, 64), 30_000, dtype=np.uint16)).save(path, format="PNG")
 
 
 def _gif(path: Path) -> None:
@@ -176,13 +150,13 @@ def _huge_jpeg(path: Path) -> None:
 
 
 BAD: list[tuple[Callable[[Path], object], str]] = [
-    (_truncated, "is broken"),
+    (truncated, "is broken"),
     (lambda path: path.write_bytes(b""), "is not a PNG, JPEG, WEBP picture"),
     (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "is not a PNG, JPEG, WEBP picture"),
     (_gif, "is not a PNG, JPEG, WEBP picture"),
     (_animated, "animated"),
     (_animated_png, "animated"),
-    (_grey16, "16 bits"),
+    (grey16, "16 bits"),
     (_huge, "40 megapixels"),
     (_bomb, "40 megapixels"),
     (_big_bomb, "40 megapixels"),
@@ -318,91 +292,3 @@ def test_bad_folders_and_sizes(tmp_path: Path) -> None:
     halves().save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="size"):
         load_exemplars(tmp_path, 0)
-
-
-def left_half(width: int, height: int) -> Image.Image:
-    """White left half, black right half."""
-    mask = Image.new("L", (width, height))
-    mask.paste(255, (0, 0, width // 2, height))
-    return mask
-
-
-def test_a_mask_belongs_to_its_picture_and_is_none_itself(tmp_path: Path) -> None:
-    halves().save(tmp_path / "a.jpg")
-    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
-    plain = load_exemplars(tmp_path, 48)
-    assert plain.masks == (None, None) and plain.mask_pixels is None
-    left_half(64, 64).save(tmp_path / "a.mask.png")
-    loaded = load_exemplars(tmp_path, 48)
-    assert [path.name for path in loaded.paths] == ["a.jpg", "b.png"]
-    pixels = loaded.mask_pixels
-    assert pixels is not None and pixels.shape == (2, 1, 48, 48) and pixels.dtype == torch.float32
-    assert bool((pixels[0, 0, :, :23] == 1).all()) and bool((pixels[0, 0, :, 25:] == 0).all())
-    assert bool((pixels[1] == 1).all())  # what has no mask counts everywhere
-    assert torch.equal(loaded.pixels, plain.pixels) and loaded.captions == plain.captions
-    # Another mask is another exemplar.
-    assert loaded.hashes[0] != plain.hashes[0] and loaded.hashes[1] == plain.hashes[1]
-    left_half(64, 64).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "a.mask.png")
-    assert load_exemplars(tmp_path, 48).hashes[0] not in (loaded.hashes[0], plain.hashes[0])
-
-
-@pytest.mark.parametrize("size", [(90, 40), (45, 20 * 2), (181, 80), (900, 400)])
-def test_a_mask_is_fitted_as_its_picture_is(tmp_path: Path, size: tuple[int, int]) -> None:
-    """The picture is its own mask, in this or another size: white where it is red."""
-    picture = Image.new("RGB", (90, 40))
-    picture.paste((255, 0, 0), (0, 0, 45, 40))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
-    left_half(*size).save(tmp_path / "a.mask.png")
-    if size == (45, 40):  # not the shape of the picture
-        with pytest.raises(DataError, match=r"a\.mask\.png: has 45 × 40 pixels and its picture 90 × 40; save it in"):
-            load_exemplars(tmp_path, 60)
-        return
-    loaded = load_exemplars(tmp_path, 60)
-    mask = loaded.masks[0]
-    assert mask is not None and (mask.mode, mask.size) == ("L", (60, 60))
-    red = np.asarray(loaded.images[0])[..., 0].astype(int)
-    assert np.abs(red - np.asarray(mask).astype(int))[:, [*range(28), *range(32, 60)]].max() <= 12
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
-def test_masks_of_all_modes_work(tmp_path: Path, mode: str) -> None:
-    halves().save(tmp_path / "a.png")
-    left_half(64, 64).convert(mode).save(tmp_path / "a.mask.png")
-    pixels = load_exemplars(tmp_path, 64).mask_pixels
-    assert pixels is not None and torch.equal(pixels[0, 0, 0], torch.tensor([1.0] * 32 + [0.0] * 32))
-
-
-def _cut_out(path: Path) -> None:
-    figure = Image.new("RGBA", (64, 64), (255, 255, 255, 255))
-    figure.paste((0, 0, 0, 0), (32, 0, 64, 64))
-    figure.save(path)
-
-
-BAD_MASKS: list[tuple[str, Callable[[Path], object], str]] = [
-    ("a.mask.png", lambda path: Image.new("L", (64, 48), 255).save(path), "64 × 48 pixels and its picture 64 × 64"),
-    ("a.mask.png", lambda path: Image.new("L", (64, 64)).save(path), "all black"),
-    ("a.mask.png", lambda path: Image.new("L", (8, 8), 255).save(path), "needs 32"),
-    ("a.mask.png", _cut_out, "transparent in places"),
-    ("a.mask.png", _truncated, "is broken"),
-    ("a.mask.png", _grey16, "16 bits"),
-    ("z.mask.png", lambda path: left_half(64, 64).save(path), "no picture is called 'z'"),
-    ("a.mask.jpg", lambda path: left_half(64, 64).save(path), r"masks are PNG files; save it as a\.mask\.png"),
-]
-
-
-@pytest.mark.parametrize(("name", "make", "told"), BAD_MASKS, ids=[told for _, _, told in BAD_MASKS])
-def test_unusable_masks_are_refused_by_name(
-    tmp_path: Path, name: str, make: Callable[[Path], object], told: str
-) -> None:
-    halves().save(tmp_path / "a.png")
-    make(tmp_path / name)
-    with pytest.raises(DataError, match=rf"^exemplar folder '[^\n]*': {name}: [^\n]*{told}[^\n]*$"):
-        load_exemplars(tmp_path, 64)
-
-
-def test_masks_alone_are_no_pictures(tmp_path: Path) -> None:
-    left_half(64, 64).save(tmp_path / "a.mask.png")
-    with pytest.raises(DataError, match="holds no pictures"):
-        load_exemplars(tmp_path, 64)

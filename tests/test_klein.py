@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from families import backbone_of, pixels
-from tiny import tiny_klein, tiny_qwen_tokenizer
+from tiny import tiny_klein
+from tiny_tokenizers import tiny_qwen_tokenizer
 from twinact.action import Action
 from twinact.backbones import load
 from twinact.backbones.flux2 import LAYERS, Flux2Klein

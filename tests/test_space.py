@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny import tiny_tokenizer
+from tiny_tokenizers import tiny_tokenizer
 from twinact.action import Action
 from twinact.backbones.backbone import TokenTable
 from twinact.errors import CheckpointError, ConfigError, DataError

@@ -395,11 +395,3 @@ def test_bf16_learns_nearly_the_same(backbone: Backbone, exemplars: Exemplars, t
     rough = train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / "bf16", run=rounded)
     assert rough.terms["loss"] != exact.terms["loss"]
     assert rough.terms["loss"] == pytest.approx(exact.terms["loss"], rel=0.02)
-
-
-def test_rate_falls_to_a_tenth() -> None:
-    config = replace(TWINACT, steps=11)
-    shares = [rate_share(config, step) for step in range(11)]
-    assert shares[0] == 1.0 and shares[-1] == pytest.approx(0.1) and shares == sorted(shares, reverse=True)
-    assert rate_share(replace(config, schedule="constant"), 10) == 1.0
-    assert rate_share(replace(config, steps=1), 0) == 1.0
