@@ -48,6 +48,11 @@ class MethodConfig(Settings):
         """The settings with everything decided that depends on whether the exemplars' pose can be learned from."""
         return self
 
+    @property
+    def denoises(self) -> bool:
+        """Whether settled settings learn from the pictures, and not from the limbs that they show alone."""
+        return True
+
     def most_vectors(self, slots: int) -> int:
         """The most token vectors that the action may take in a prompt."""
         return slots

@@ -78,6 +78,10 @@ class TwinActConfig(MethodConfig):
         denoising = float(not pose) if self.denoising_weight is None else self.denoising_weight
         return replace(self, pose_weight=pose, denoising_weight=denoising)
 
+    @property
+    def denoises(self) -> bool:
+        return bool(self.denoising_weight or self.similarity_weight)
+
     def most_vectors(self, slots: int) -> int:
         return self.clauses * (slots + 1) - 1
 

@@ -80,7 +80,7 @@ def check_pictures(folder: Path, method: MethodConfig) -> None:
     Raises:
         DataError: There are only keypoint files, and more than the pose would be learned.
     """
-    if keypoint_files(folder) and not (isinstance(method, TwinActConfig) and method.denoising_weight == 0):
+    if keypoint_files(folder) and method.denoises:
         raise DataError(
             f"exemplar folder '{folder}' holds keypoint files and no pictures, so there is nothing to denoise; put the "
             "pictures there, or learn from limbs alone, which needs somebody in the files and a model such as nano"

@@ -107,7 +107,8 @@ def _carry_out(
     check_pictures(job.exemplars, config.method)
     encoder = None if backbone.folder is None else load_action_encoder(backbone.folder)
     exemplars = seen.photographs.fitted(backbone.image_size, None if backbone.square else side_multiple(backbone))
-    _tell_shapes(exemplars, tell)
+    if config.method.denoises:
+        _tell_shapes(exemplars, tell)
     latents = None
     if not RunFolder(job.run_dir, config.name).done:
         group.on_main(lambda: check_captions(exemplars, backbone, config.method.most_vectors(config.slots)))
