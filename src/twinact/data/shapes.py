@@ -6,13 +6,14 @@ picture gets depends on nothing but its own width and height and on the model.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from twinact.backbones.backbone import Backbone
+if TYPE_CHECKING:  # reports read exemplars, and a model's class imports diffusers
+    from twinact.backbones.backbone import Backbone
 
 Together: TypeAlias = Float[Tensor, "n _ _ _"] | tuple[Float[Tensor, "_ _ _"], ...]
 """Pictures, latents or masks, channels first: one tensor where all have one shape, otherwise one for each."""
@@ -21,7 +22,7 @@ _LONGEST = 2
 _PIXELS = 16
 
 
-def side_multiple(backbone: Backbone) -> int:
+def side_multiple(backbone: "Backbone") -> int:
     """Of which number of pixels both sides of a picture are multiples.
 
     A UNet halves its latents from block to block, and a side that it cannot halve is drawn worse: 64 pixels for Stable
