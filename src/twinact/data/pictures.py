@@ -24,6 +24,10 @@ _ALLOWED = (
 )
 MAX_FILE_BYTES = 200_000_000
 
+_SRGB_GAMMA = 0.45455
+_GAMMA_TOLERANCE = 0.05  # PNG, third edition, 12.1: a viewer need not tell gammas apart that are this near
+_SRGB_CODES = (1, 13, 0, 1)  # primaries, transfer, matrix and range in a cICP chunk
+
 
 class UnusableError(Exception):
     """What is wrong with one file, in words for the person who put it there."""
@@ -140,16 +144,29 @@ def _decode(data: bytes) -> Image.Image:
         # Byte 24 of a PNG is its bit depth. Pillow opens 16-bit colour as 8-bit and clips 16-bit grey.
         if image.format == "PNG" and data[24] == 16:
             raise UnusableError("has 16 bits a channel; save it with 8")
+        if image.format == "PNG" and (colours := _coded_colours(data)) not in (None, _SRGB_CODES):
+            raise UnusableError(f"has colours of another kind (cICP {', '.join(map(str, colours))}); save it as sRGB")
         if width * height > MAX_PIXELS:  # not for smaller ones: what is learned from these stays the same to the bit
             image.draft(None, (width // 2, height // 2))
         return ImageOps.exif_transpose(image)
+
+
+def _coded_colours(data: bytes) -> tuple[int, ...] | None:
+    """The numbers in the cICP chunk of a PNG: primaries, transfer, matrix, range. Pillow passes over it."""
+    at = 8
+    while at + 8 <= len(data) and (kind := data[at + 4 : at + 8]) != b"IDAT":
+        length = int.from_bytes(data[at : at + 4], "big")
+        if kind == b"cICP":
+            return tuple(data[at + 8 : at + 8 + length])
+        at += 12 + length
+    return None
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
     """The same colours in sRGB, where a profile says that the numbers mean others; phones save Display P3."""
     profile = picture.info.get("icc_profile")
     if not profile:
-        return picture
+        return _with_gamma(picture)
     if picture.mode in ("P", "PA", "1"):
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     alpha = picture.getchannel("A") if picture.mode in ("RGBA", "LA") else None
@@ -163,6 +180,16 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     if alpha is not None and converted is not None:
         converted.putalpha(alpha)
     return converted or picture
+
+
+def _with_gamma(picture: Image.Image) -> Image.Image:
+    """The same colours in sRGB, where a PNG says that light is its numbers to another power; old Macs wrote 1.8."""
+    gamma = picture.info.get("gamma", _SRGB_GAMMA)  # 0 is of a damaged file
+    if "srgb" in picture.info or not gamma or abs(gamma / _SRGB_GAMMA - 1) < _GAMMA_TOLERANCE:
+        return picture
+    kind = "RGBA" if picture.has_transparency_data else "RGB"
+    curve = [round(255 * (level / 255) ** (_SRGB_GAMMA / gamma)) for level in range(256)]
+    return picture.convert(kind).point(curve * 3 + [*range(256)] * (kind == "RGBA"))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
