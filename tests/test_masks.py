@@ -99,3 +99,11 @@ def test_masks_alone_are_no_pictures(tmp_path: Path) -> None:
     left_half(64, 64).save(tmp_path / "a.mask.png")
     with pytest.raises(DataError, match="holds no pictures"):
         load_exemplars(tmp_path, 64)
+
+
+def test_a_folder_of_masks_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "Masks").mkdir()
+    for folder in (tmp_path, tmp_path / "Masks"):
+        Image.new("RGB", (64, 48), "white").save(folder / "0.png")
+    with pytest.raises(DataError, match=r"Masks: masks lie beside their pictures; .*called as in 1\.mask\.png"):
+        load_exemplars(tmp_path, 64)

@@ -17,7 +17,7 @@ from PIL import Image
 from twinact import PLACEHOLDER
 from twinact.configs import NOBODY
 from twinact.data.captions import default_caption, read_captions
-from twinact.data.folder import mask_of, sort_files, stem_of
+from twinact.data.folder import MASK_SUFFIX, holds_pictures, mask_of, sort_files, stem_of, visible
 from twinact.data.maps import maps_of
 from twinact.data.pictures import UnusableError, fit_into, pixels_of, read_mask, read_picture
 from twinact.data.shapes import Together, shape_for, together
@@ -25,6 +25,8 @@ from twinact.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from twinact.backbones.backbone import Backbone
+
+_MASK_FOLDERS = ("mask", "masks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +125,8 @@ def read_exemplars(folder: str | Path, captions: Mapping[str, str] | None = None
     have it), ``metadata.csv`` or ``captions.json`` (file name → caption), else `default_caption` makes one of `actor`.
     Two sources of one kind must say the same. ``<stem>.mask.png`` (also ``-masklabel.png``, ``_mask.png``) beside a
     picture is its mask: white where it counts, black where it does not, of the picture's shape. Hidden files, those of
-    systems, other JSON files and sub-folders are left alone. A picture that is a map of another one, by its name or its
-    colours, is refused; see `twinact.data.maps`.
+    systems, other JSON files and sub-folders are left alone, but one with masks is refused. A picture that is a map of
+    another one, by its name or its colours, is refused; see `twinact.data.maps`.
 
     Args:
         folder: Holds the pictures.
@@ -152,6 +154,9 @@ def read_exemplars(folder: str | Path, captions: Mapping[str, str] | None = None
             problems.append(f"{own_files[0].name}: no picture is called {stem!r}; rename or delete the mask")
         if len(own_files) > 1:
             problems.append(f"{own_files[1].name}: {own_files[0].name} is a mask of the same picture; delete one")
+    for inside in visible(folder):
+        if inside.name.lower() in _MASK_FOLDERS and inside.is_dir() and holds_pictures(inside):
+            problems.append(f"{inside.name}: masks lie beside their pictures; move them, called as in 1{MASK_SUFFIX}")
     read: dict[str, tuple[Path, Image.Image, str, Image.Image | None]] = {}  # by hash of the picture alone
     for path in files.pictures:
         about = path
