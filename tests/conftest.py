@@ -1,5 +1,6 @@
 """What several test files start from; tests only read it."""
 
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,15 @@ def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
     exemplars_in(folder)
     (folder / "0.txt").write_text("a robot <act> in the park")
     return load_exemplars(folder, 32)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is `slow_but` some parameters, such as one family of models, all other cases are slow."""
+    for item in items:
+        _, *parameters = re.split(r"[\[\]-]", item.name)
+        if any(not {*mark.args} & {*parameters} for mark in item.iter_markers("slow_but")):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

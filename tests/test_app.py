@@ -188,6 +188,7 @@ class TestMix:
             mixed(Mix(base="kick", sliders={"arms up": 2.0}), two, phrases)
 
 
+@pytest.mark.slow
 def test_what_the_page_draws_and_what_its_command_draws_have_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phrases: ActionSpace, two: dict[str, Action]
 ) -> None:
@@ -266,6 +267,7 @@ def test_a_stick_figure_shows_the_limbs_where_they_point(phrases: ActionSpace) -
     assert heights["arms overhead"] < -1.5 < -0.5 < heights["touching the toes"]
 
 
+@pytest.mark.slow
 def test_leaks_against_rank_are_told_of_the_model_at_hand(tmp_path: Path, model: Path) -> None:
     tab = pytest.importorskip("twinact.app.tabs.space", reason="the extra app is not installed", exc_type=ImportError)
     common = pytest.importorskip("twinact.app.tabs.common")

@@ -132,6 +132,7 @@ def test_vectors_of_another_model_are_refused(name: str) -> None:
         backbone.encode_text(["<act>"], {"<act>": [torch.zeros(3, w) for w in [*widths, 8]]})
 
 
+@pytest.mark.slow
 @ALL
 def test_gradient_reaches_every_number_of_every_encoder_and_is_right(name: str) -> None:
     family = FAMILIES[name]
@@ -237,6 +238,7 @@ def test_without_vectors_generate_is_the_stock_pipeline(name: str) -> None:
     assert (led != plain).any()
 
 
+@pytest.mark.slow_but("sd")
 @ALL
 def test_pictures_depend_on_vectors_and_seed_but_not_on_their_batch(
     name: str, capfd: pytest.CaptureFixture[str]

@@ -74,6 +74,7 @@ def plain_picture(backbone: Backbone) -> np.ndarray:
     return pixels(generate(backbone, ["a robot jumping"], seeds=[5], steps=1))
 
 
+@pytest.mark.slow
 def test_loss_falls(learned: Learned, exemplars: Exemplars) -> None:
     """On pictures, noise and times that are the same before and after."""
     backbone = learned.backbone

@@ -35,6 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in FAMILIES}
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -65,6 +66,7 @@ def test_a_fresh_process_opens_a_model_without_a_word(folders: dict[str, Path]) 
     assert (opened.returncode, opened.stdout, opened.stderr) == (0, "", "")
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_half_precision_draws_and_learns(name: str, dtype: torch.dtype, folders: dict[str, Path]) -> None:
@@ -170,6 +172,7 @@ def test_pooled_text_is_taken_at_the_end_whatever_was_added_to_the_tokenizer(mak
     torch.testing.assert_close(pooled, torch.cat(ends, dim=-1))
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", WITH_CLIP)
 def test_encoders_in_the_layout_of_published_models_load(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders[name], tmp_path / name))
@@ -184,6 +187,7 @@ def test_encoders_in_the_layout_of_published_models_load(name: str, folders: dic
     torch.testing.assert_close(cond.pooled, expected.pooled)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_half_precision_files_are_read_where_there_are_no_others(
     name: str, folders: dict[str, Path], tmp_path: Path
@@ -268,6 +272,7 @@ def test_weights_that_a_library_has_rounded_are_told_with_the_way_without_it(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_a_folder_with_a_part_missing_is_one_line(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     for part in ("vae", "tokenizer", "text_encoder", "scheduler"):

@@ -63,6 +63,7 @@ def filled(toy_nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_is_one_file_with_all_that_is_known_of_it(filled: Path) -> None:
     found = results_of(filled)
     assert found.keys() == set(TOY.contestants) and all(one["status"] == "done" for one in found.values())
@@ -119,6 +120,7 @@ def test_a_run_that_fails_is_a_result_and_stops_nothing(toy_nano: Path, tmp_path
     assert "passes are too few" in page
 
 
+@pytest.mark.slow
 def test_tuning_is_used_by_the_runs(toy_nano: Path, tmp_path: Path) -> None:
     preset = replace(TOY, contestants=("textual-inversion",))
     for stage in ("tune", "run"):
@@ -187,6 +189,7 @@ def stub(bench: Bench, run: Run) -> Result:
     return content
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_folder_leave_each_other_their_runs(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "out", TOY, {})
     runs = [Run(MAIN, name, WORDS[1]) for name in ("dev-archer", "dev-hurdle", "dev-gust")]
@@ -250,6 +253,7 @@ def test_unknown_names_are_told(wrong: tuple[str, str], toy_nano: Path, tmp_path
     assert repr(wrong[1]) in message and "must be one of" in message and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_tune_run_and_report(toy_nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "smoke", replace(TOY, tasks={MAIN: 2}, contestants=("textual-inversion", WORDS[1])))
     out = str(tmp_path / "out")

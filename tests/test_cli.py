@@ -130,6 +130,7 @@ class TestLearn:
                           "--out", "moved", code=2)  # fmt: skip
         assert "no coefficients" in message
 
+    @pytest.mark.slow
     def test_a_stopped_run_goes_on_to_the_same_action(self, model: Path, exemplars: Path, space: Path) -> None:
         def stop(step: int) -> None:
             if step == 2:

@@ -57,6 +57,7 @@ def draw(action: Path, model: Path, prompt: str, *options: str | Path) -> tuple[
         return picture.tobytes(), json.loads(picture.info["twinact"])
 
 
+@pytest.mark.slow
 def test_the_lora_draws_and_can_be_turned_down(learned: Path, model: Path, tmp_path: Path) -> None:
     action = Action.load(learned)
     assert action.lora and action.meta["config"]["lora_rank"] == 2
@@ -69,6 +70,7 @@ def test_the_lora_draws_and_can_be_turned_down(learned: Path, model: Path, tmp_p
     assert bare == draw(learned, model, "a robot <act>", "--lora-weight", "0")[0]
 
 
+@pytest.mark.slow
 def test_an_actor_of_another_tool_does_the_action(learned: Path, model: Path, actor: Path) -> None:
     prompt, word, weights = "<actor> <act> in the park", actor / "anna.safetensors", actor / "lora.safetensors"
     alone, facts = draw(learned, model, prompt, "--actor", word)
@@ -121,6 +123,7 @@ def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
     )[0]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_loras_for_their_own_tokens_are_drawn_side_by_side_and_not_exported(
     learned: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from commands import done, invoke, refused
@@ -57,6 +58,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
     assert "no keypoint file for a.png" in refused("read", tmp_path / "a.png", "--reader", "keypoints")
 
 
+@pytest.mark.slow
 def test_keypoint_files_without_pictures_are_learned_from(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     for file in TREE[:3]:

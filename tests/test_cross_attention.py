@@ -90,6 +90,7 @@ def test_every_layer_reads_its_own_text(family: str) -> None:
     assert not torch.allclose(whole, backbone.predict(noisy(backbone), t, told), atol=1e-4)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("family", UNETS)
 def test_every_picture_reads_the_texts_of_its_time(family: str) -> None:
     backbone = backbone_of(family)
@@ -106,6 +107,7 @@ def test_every_picture_reads_the_texts_of_its_time(family: str) -> None:
     assert time_number(torch.tensor([0, noisiest]), noisiest).tolist() == [0, TIMES - 1]
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("family", UNETS)
 def test_equal_vectors_for_all_are_the_same_vectors(family: str) -> None:
     """In drawing, too: with guidance the denoiser sees two texts for each picture."""
@@ -272,6 +274,7 @@ def test_a_token_lora_goes_with_vectors_of_every_layer() -> None:
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("family", UNETS)
 def test_a_token_lora_learns_the_same_when_the_denoiser_is_recomputed(family: str) -> None:
     backbone = backbone_of(family)

@@ -63,6 +63,7 @@ def content(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_demo_goes_on_where_it_stopped_and_says_when_it_is_done(
     nano: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_lack_of_memory_is_known_however_it_is_said(error: Exception, lacks: b
     assert lacks_memory(error) is lacks
 
 
+@pytest.mark.slow
 def test_pictures_of_all_folders_are_looked_at_before_the_first_is_learned(model: Path, tmp_path: Path) -> None:
     for name in ("a-leap", "wave", "zoom"):
         exemplars_in(tmp_path / "all" / name)

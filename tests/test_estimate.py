@@ -21,6 +21,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exemplars_in(tmp_path / "leap")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -47,6 +48,7 @@ def test_passes_of_learning_are_those_that_it_takes(settings: str, model: Path, 
     assert (again["forward"], again["seconds"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_previews_count(model: Path) -> None:
     command = (
         "learn",
@@ -82,6 +84,7 @@ def test_many_actions_and_their_pictures(model: Path) -> None:
     assert [line.rpartition("/")[2] for line in told if line.startswith("into")] == ["kick", "leap"]
 
 
+@pytest.mark.slow
 def test_drawing(model: Path, tmp_path: Path) -> None:
     done("learn", "leap", "--model", model, "--start", "jumping", "--steps", "1", "--preview-every", "0")
     command = ("generate", "runs/leap/leap.action.safetensors", "--model", model, "--prompt", "a robot <act>")
@@ -105,6 +108,7 @@ def test_drawing_is_tried_as_it_will_be(model: Path, monkeypatch: pytest.MonkeyP
     assert tried and all(asked.items() <= one.items() for one in tried)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [None, 0.5])
 @pytest.mark.parametrize("name", [*CORE, "flux-schnell"])  # PNDM, of sd1-as-published, begins with a step more
 def test_passes_of_drawing_are_those_of_each_family_s_guidance(name: str, guidance: float | None) -> None:

@@ -59,6 +59,7 @@ def _rows(text_encoder: Any) -> int:
     return int(text_encoder.get_input_embeddings().weight.shape[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADINGS)
 def test_documented_lines_make_an_untouched_stock_pipeline_draw_the_same_pixels(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,7 @@ _ATTENTION, _TEXT = r"attn\d?\.(to|add)_\w+", r"self_attn\.\w+_proj|mlp\.fc"
 _SD3_TEXT = rf"{_TEXT}|text_projection"  # as OneTrainer
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize(
     ("name", "spelling", "parts", "by_stock"),
     [
@@ -106,6 +107,7 @@ def _check(
         assert np.array_equal(drawn_by_us(name, found), theirs)
 
 
+@pytest.mark.slow
 def test_alpha_in_the_header_of_diffusers(tmp_path: Path) -> None:
     layers = list(layers_of("sdxl", {"unet": _ATTENTION}))
     tensors = {key: value for layer in layers for key, value in peft(*layer).items()}

@@ -62,6 +62,7 @@ def _same_rank(padded: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return padded[: weight.shape[0], : weight.shape[1]], weight
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize(("name", "which"), [*((n, 0) for n in CORE), *((n, 1) for n in ("sd", "sdxl", "z-image"))])
 def test_stock_loader_draws_the_same_pixels(name: str, which: int, tmp_path: Path) -> None:
     """0: the diffusers file; 1: that of other tools. For those of the others see test_export_kohya.py."""
@@ -85,6 +86,7 @@ def test_stock_loaders_draw_action_and_lora_together(tmp_path: Path) -> None:
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_both_halves_of_a_bundle_draw_the_same_pixels_through_the_stock_loaders(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -154,6 +156,7 @@ def test_files_that_the_stock_loader_of_sd3_takes_do_nothing_there(start: str, t
     assert not stock.get_list_adapters()
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_what_is_exported_can_be_imported(name: str, tmp_path: Path) -> None:
     action, backbone = action_of(name), backbone_of(name)

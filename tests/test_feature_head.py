@@ -125,6 +125,7 @@ def test_blocks_are_those_with_enough_cells_and_those_in_the_middle() -> None:
     assert middle_block(two, "a", "b") == "b.0" and middle_block(two, "a") == "a.1"
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", CORE)
 def test_the_gradient_of_a_head_reaches_the_vectors_and_nothing_is_decoded(
@@ -148,6 +149,7 @@ def test_the_gradient_of_a_head_reaches_the_vectors_and_nothing_is_decoded(
     assert not undecodable and hooks(backbone) == hooked
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_an_action_is_learned_in_a_space_with_a_head(name: str, tmp_path: Path, undecodable: list[str]) -> None:
     backbone = backbone_of(name)
@@ -273,6 +275,7 @@ class Showing:
         return F.normalize(torch.stack(parts, dim=1)[:, None], dim=2)
 
 
+@pytest.mark.slow
 def test_a_head_learns_what_features_show() -> None:
     backbone = backbone_of("sd")
     lessons, said = known_lessons(160)
@@ -315,6 +318,7 @@ def test_lessons_keep_a_sample_that_fits() -> None:
     assert [len(one) for one in drawn.said[:4]] == [0, 0, 1, 1] and len(drawn.said[-1]) == 2
 
 
+@pytest.mark.slow
 def test_a_head_is_taught_by_the_reader_of_a_model_if_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +340,7 @@ def test_a_head_is_taught_by_the_reader_of_a_model_if_asked_for(
     assert torch.equal(with_head.poses.directions, without.poses.directions)
 
 
+@pytest.mark.slow
 def test_building_a_space_keeps_a_head_that_is_good_enough_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,8 +26,6 @@ PUBLISHED = {
     "z-image": {"transformer": 6_154_908_736, "text_encoder": 4_022_468_096, "vae": 83_819_683},
     "chroma": {"transformer": 8_899_983_424, "text_encoder": 4_762_310_656, "vae": 83_819_683},
 }  # fmt: skip
-# The others are slow, and no other code.
-ONE_OF_THEM = [pytest.param(name, marks=() if name == "sdxl" else pytest.mark.slow) for name in full_size.MODELS]
 
 
 @pytest.mark.slow
@@ -38,7 +36,8 @@ def test_architectures_have_the_published_sizes(name: str) -> None:
     assert facts["pixels"] == (512 if name == "sd15" else 1024)
 
 
-@pytest.mark.parametrize("name", ONE_OF_THEM)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", full_size.MODELS)
 def test_counts_on_toys(name: str) -> None:
     facts = full_size.counted(name, toy=True)
     assert facts["parameters"].keys() == PUBLISHED[name].keys()
@@ -49,16 +48,9 @@ def test_counts_on_toys(name: str) -> None:
     assert without > recomputed > 0
 
 
-# The one with all savings runs always.
-VARIANTS = [
-    pytest.param(name, marks=() if "memory low" in name else pytest.mark.slow)
-    for name in full_size.VARIANTS
-    if "compile" not in name
-]
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ONE_OF_THEM)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [name for name in full_size.VARIANTS if "compile" not in name])
+@pytest.mark.parametrize("name", full_size.MODELS)
 def test_measures_toys(name: str, variant: str) -> None:
     row = full_size.measured(name, variant, True, "cpu")
     assert row["seconds a step"] > 0 and row["peak of the process, GiB"] > 0
@@ -67,6 +59,7 @@ def test_measures_toys(name: str, variant: str) -> None:
     assert ("10^12 operations a step" in row) == bool(counted)
 
 
+@pytest.mark.slow
 def test_what_is_worth_most_is_measured_first_and_the_rest_says_that_time_was_over(tmp_path: Path) -> None:
     results = tmp_path / "toy.json"
     command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sd15", "--total", "0"]

@@ -126,6 +126,7 @@ def told(*arguments: str | Path, code: int = 1) -> str:
     return result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_what_is_pushed_can_be_pulled(learned: Path, model: Path, hub: type[Hub], tmp_path: Path) -> None:
     (picture,) = done("generate", learned, "--model", model, "--prompt", "a robot <act>", "--steps", "1").stdout.split()
     command = ("push", learned, "anna/leap", "--exemplar-licence", "my own photographs, with consent", "--model", model,
@@ -171,6 +172,7 @@ def test_the_card_says_what_people_ask(learned: Path, model: Path, hub: type[Hub
         assert line in text, line
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_one_line(
     learned: Path, model: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:

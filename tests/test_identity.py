@@ -50,6 +50,7 @@ def with_a_shorter_tensor(file: Path) -> None:
     save_file(tensors | {key: tensors[key][..., :-1].contiguous()}, file, metadata={"format": "pt"})
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_a_part_that_is_not_whole_is_named_when_the_model_is_opened(
     name: str, folders: dict[str, Path], tmp_path: Path
@@ -95,6 +96,7 @@ def another_schedule(file: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "beta_start": 0.001}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "file", "change"),
     [
@@ -224,6 +226,7 @@ def test_the_space_in_a_models_folder_is_taken_where_its_embeddings_are(model: P
     assert not ActionSpace.load(folder / SPACE_FILE).is_of(load(folder, "cpu").token_tables())
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_damaged_settings_are_one_line_errors(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders[name], tmp_path / name))

@@ -36,6 +36,7 @@ def facts(*arguments: str | Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_an_action_a_run_a_space_and_a_model(learned: Path, model: Path, tmp_path: Path) -> None:
     action, run = facts(learned), facts(learned.parent)
     assert (action["kind"], action["name"], action["about people"]) == ("action", "leap", ["captions", "exemplars"])

@@ -48,6 +48,7 @@ class Corners:
         return F.normalize(torch.stack(parts, dim=1)[:, None], dim=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORE)
 def test_any_family_learns_from_the_pose_that_it_means_in_its_first_steps(name: str, tmp_path: Path) -> None:
     backbone = backbone_of(name)
@@ -128,6 +129,7 @@ def test_who_looks_is_said_by_the_space_or_the_folder(tmp_path: Path) -> None:
         intended_pose(backbone, replace(table, reader=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_building_a_space_measures_a_model_and_says_when_its_pose_is_late(tmp_path: Path) -> None:
     tiny_sd().save_pretrained(tmp_path / "model")
     vitpose().save_pretrained(tmp_path / "pose")

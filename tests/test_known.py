@@ -73,6 +73,7 @@ def test_pictures_unlike_those_of_the_model_are_named(nano: Backbone, tmp_path: 
     assert len(told) == 1
 
 
+@pytest.mark.slow
 def test_an_unknown_start_is_refused_with_the_nearest(nano: Backbone, tmp_path: Path) -> None:
     exemplars_in(tmp_path / "leap")
     config = LearnConfig(name="leap", steps=1, start="jumpingg")

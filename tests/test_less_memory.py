@@ -53,6 +53,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "call", "doing"), PLACES)
 def test_learning_goes_on_with_less_memory_to_the_same_bits(
     place: str, call: int, doing: str, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,7 @@ def learned(request: pytest.FixtureRequest, exemplars: Exemplars, tmp_path_facto
     return Learned(backbone, config, result.action, result.action_path, before)
 
 
+@pytest.mark.slow
 def test_loss_falls_by_the_lora_alone(learned: Learned, exemplars: Exemplars) -> None:
     """The token vectors are those of the end in both: what differs is the LoRA."""
     backbone, batch = learned.backbone, fixed_batch(learned.backbone, exemplars)
@@ -104,6 +105,7 @@ def test_every_layer_learned_and_the_model_is_untouched(learned: Learned) -> Non
         assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
 
 
+@pytest.mark.slow
 def test_saved_action_draws_the_same_pixels(learned: Learned) -> None:
     loaded = Action.load(learned.path)
     drawn = [
@@ -116,6 +118,7 @@ def test_saved_action_draws_the_same_pixels(learned: Learned) -> None:
     assert state_of(learned.backbone) == learned.before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_resume_equals_uninterrupted_to_the_bit(name: str, exemplars: Exemplars, tmp_path: Path) -> None:
     backbone = backbone_of(name)
@@ -154,6 +157,7 @@ def test_it_starts_as_nothing_from_its_seed() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_several_at_once_are_their_sum(name: str) -> None:
     """Two of rank 2 are one of rank 4, whose halves they are; half the strength is half the addition."""
@@ -191,7 +195,8 @@ def test_a_half_precision_model_learns_in_full_precision(exemplars: Exemplars, t
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, on the norms inside FLUX.1
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("name", ["sd", *(pytest.param(name, marks=pytest.mark.slow) for name in CORE if name != "sd")])
+@pytest.mark.slow_but("sd")
+@pytest.mark.parametrize("name", CORE)
 def test_low_memory_learns_the_same_bits_in_half_precision(
     name: str, precision: str, exemplars: Exemplars, tmp_path: Path
 ) -> None:

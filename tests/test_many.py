@@ -51,6 +51,7 @@ def learn(*options: object) -> Result:
     return CliRunner().invoke(app, ["learn", *map(str, options)])
 
 
+@pytest.mark.slow
 def test_one_failing_action_leaves_the_others_alone(model: Path, photos: Path, tmp_path: Path) -> None:
     three = jobs(model, photos, tmp_path)
     three[1] = replace(three[1], exemplars=tmp_path / "nowhere")
@@ -86,6 +87,7 @@ def test_what_may_pass_is_tried_again(model: Path, photos: Path, tmp_path: Path)
     assert failing.may_pass and failing.problem == "RuntimeError: CUDA error: unspecified launch failure"
 
 
+@pytest.mark.slow
 def test_the_command_learns_a_folder_of_folders(model: Path, photos: Path, tmp_path: Path) -> None:
     options = (photos, "--model", model, "--method", "textual-inversion", "--steps", "2", "--out", tmp_path)
     result = learn(*options)

@@ -56,6 +56,7 @@ def test_opening_a_model_refuses_other_words(how: dict[str, str]) -> None:
         open_model("nano", **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("savings", [LOW, Savings(recompute=True), Savings(offload=True)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_saving_memory_gives_the_same_bits(name: str, savings: Savings) -> None:
@@ -117,6 +118,7 @@ class _OnlyOne(Processes):
         raise _Gathered(row.device.type)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("lora_rank", [0, 2])
 @pytest.mark.parametrize("name", [*WITH_CLIP, "klein"])  # the others look at the numbers of their masks
 def test_all_that_learns_is_on_the_device_while_text_encoders_rest(
@@ -206,6 +208,7 @@ def test_a_run_can_go_on_with_less_memory(backbone: Backbone, exemplars: Exempla
     assert learned(backbone, exemplars, tmp_path / "run", RunConfig(memory="low")) == whole
 
 
+@pytest.mark.slow
 def test_parts_change_rounding_only_and_are_told_apart(
     backbone: Backbone, exemplars: Exemplars, tmp_path: Path
 ) -> None:
@@ -223,6 +226,7 @@ def test_parts_change_rounding_only_and_are_told_apart(
         learned(backbone, exemplars, tmp_path / "5", RunConfig(accumulate=5))
 
 
+@pytest.mark.slow
 def test_half_precision_scales_the_loss_and_keeps_that_in_checkpoints(
     backbone: Backbone, exemplars: Exemplars, tmp_path: Path
 ) -> None:
@@ -279,6 +283,7 @@ class Growing(TextualInversion):
         return {**terms, "loss": terms["loss"] * self.size * 1.1**self.calls}
 
 
+@pytest.mark.slow
 def test_a_loss_that_grows_near_zero_stops_nothing(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     near = Growing(3, 5e-3)
     near.size = 1e-3

@@ -121,6 +121,7 @@ def test_the_identity_is_json_and_the_same_for_equal_methods(
     assert identities[0] == identities[1]
 
 
+@pytest.mark.slow
 def test_what_it_spends_is_counted_in_all_calls_together(
     config: LearnConfig,
     backbone: Backbone,
@@ -143,6 +144,7 @@ def test_what_it_spends_is_counted_in_all_calls_together(
     assert train(made(config, backbone, space, encoder), backbone, exemplars, stopped, tmp_path).cost == cost
 
 
+@pytest.mark.slow
 def test_a_job_adds_the_search_for_the_start(
     config: LearnConfig, backbone: Backbone, space: ActionSpace, tmp_path: Path
 ) -> None:

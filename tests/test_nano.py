@@ -79,6 +79,7 @@ def test_every_word_of_the_phrases_is_one_token() -> None:
     assert tokenizer.decode(tokenizer("zebra").input_ids, skip_special_tokens=True).strip() == "zebra"
 
 
+@pytest.mark.slow
 def test_tokenizer_is_the_same_in_every_process() -> None:
     # The text tower is trained in one process and used in another; ids that differ would silently swap words.
     code = "from twinact.nano.tokenizer import build_tokenizer as b; print(sorted(b(32).get_vocab().items()))"
@@ -89,6 +90,7 @@ def test_tokenizer_is_the_same_in_every_process() -> None:
     assert outputs == {str(sorted(build_tokenizer(32).get_vocab().items())) + "\n"}
 
 
+@pytest.mark.slow
 def test_longest_captions_fit_the_context() -> None:
     tokenizer, part = build_tokenizer(RECIPE.max_tokens), trained_part(RECIPE)
     lengths = [len(tokenizer(described(RECIPE, part, i).caption).input_ids) for i in range(2000)]
@@ -102,6 +104,7 @@ def test_pose_features_round_trip() -> None:
         assert np.allclose(back.as_array(), pose.as_array(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_picture_number_i_does_not_depend_on_batches_or_workers() -> None:
     process = start(_draw_with_workers)  # a process that forks must have no other threads, and this one has by now
     process.join(200)
@@ -133,6 +136,7 @@ def test_unet_draws_only_phrases_that_a_picture_of_this_size_shows() -> None:
     assert 400 < len(phrases) < 500
 
 
+@pytest.mark.slow
 def test_pictures_of_a_step_do_not_depend_on_when_they_were_drawn(tmp_path: Path, monkeypatch) -> None:
     for name, value in {"_AT_ONCE": 8, "_FIRST": 8}.items():
         monkeypatch.setattr(pictures, name, value)
@@ -317,12 +321,14 @@ def test_ways_between_phrases_are_asked_of_the_same_joints(toy_nano: Path) -> No
         measured_pairs(space, 1_000_000, 0)
 
 
+@pytest.mark.slow
 def test_a_way_between_phrases_is_told_with_five_points(toy: Backbone, toy_nano: Path) -> None:
     space = ActionSpace.load(toy_nano / SPACE_FILE)
     facts = evaluate_between(toy, space, Judges().eval(), measured_pairs(space, 1, 0), 0, steps=1)
     assert facts["monotone"]["count"] == 1 and len(facts["ways"][0]["advance"]) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_fits")
 def test_evaluation_adds_up(toy: Backbone) -> None:
     judges = Judges().eval()

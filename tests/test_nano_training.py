@@ -38,6 +38,7 @@ def _train(run: Path, *parts: str, recipe: Recipe = SMALLER, start: Path | None 
     return train_nano(recipe, run, parts or None, start=start, workers=0, report=lambda _line: None)
 
 
+@pytest.mark.slow
 def test_every_part_can_be_trained_alone_and_is_kept(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("twinact.nano.vae._FITTED_ON", 20)
     brought = {

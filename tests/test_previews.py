@@ -47,6 +47,7 @@ def sheets(run: Path) -> list[str]:
     return sorted(path.name for path in (run / PREVIEW_FOLDER).glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "memory"), [(TWINACT, "normal"), (WITH_LORA, "low")], ids=["twinact", "lora-low"])
 def test_previews_show_what_is_learned_and_change_no_bit(
     config: LearnConfig, memory: str, backbone: Backbone, space: ActionSpace, pictures: Path, tmp_path: Path

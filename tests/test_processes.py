@@ -56,11 +56,13 @@ def test_one_process_needs_no_group() -> None:
     assert this_process() == Processes(0, 1, None)
 
 
+@pytest.mark.slow
 def test_processes_agree(tmp_path: Path) -> None:
     finished(2, agree, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [INVERSION, ODD, WITH_LORA], ids=["even", "odd-masked", "TwinAct and LoRA"])
 def test_two_processes_give_what_one_gives(config: LearnConfig, tmp_path: Path) -> None:
     """The bits of one process that accumulates twice; up to rounding what one process gives with the whole batch."""

@@ -88,6 +88,7 @@ SPEAKING = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_command_says_something_before_it_waits_for_torch(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "0.png").touch()
@@ -100,6 +101,7 @@ def test_a_command_says_something_before_it_waits_for_torch(tmp_path: Path) -> N
     assert all(re.match(first_words, line) for line in said.values()), said
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_draws_from_data_alone() -> None:
     code = (
         "import sys, twinact.report.run_report\n"

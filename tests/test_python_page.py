@@ -25,6 +25,7 @@ def photographs_in(folder: Path, pose: str, count: int = 3) -> None:
         Image.new("RGB", size, (100 + number, 100, 100)).save(folder / path.name.replace("_keypoints.json", ".png"))
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     photographs_in(tmp_path / "tree", "tree-palms-overhead-on-the-left-leg")

@@ -63,7 +63,8 @@ def test_extreme_weights_stay_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-@pytest.mark.parametrize("name", ["sd", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.slow_but("sd", "flux")
+@pytest.mark.parametrize("name", ["sd", "flux", *OTHERS])
 def test_predictions_and_gradients_are_near_those_of_full_precision(name: str, kind: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)
     exact, rounded = load(tmp_path, "cpu"), load(tmp_path, "cpu", quantised=kind)

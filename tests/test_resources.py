@@ -134,6 +134,7 @@ def learn(model: Path, tmp_path: Path, *options: object) -> Result:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_is_learned_and_drawn_with_in_less_memory(model: Path, tmp_path: Path) -> None:
     less = ("--precision", "bf16", "--memory", "low")
     result = learn(model, tmp_path, *less)
@@ -149,6 +150,7 @@ def test_a_model_is_learned_and_drawn_with_in_less_memory(model: Path, tmp_path:
             assert any('"precision": "bf16"' in str(text) for text in spared.info.values())
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_was_chosen_for_it(
     small_gpu: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_run_keeps_what_was_chosen_for_it(
     assert attempt(job).state == "learned"  # many actions choose in the same way
 
 
+@pytest.mark.slow
 def test_out_of_memory_while_drawing_is_one_line(
     plain_cpu: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +193,7 @@ def test_out_of_memory_while_drawing_is_one_line(
     assert told(*least, "--batch-size", "2") == [once, last]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "precision"), [((), "bf16"), (("--precision", "bf16"), "bf16")])
 def test_the_precision_of_accelerate_is_taken(
     said: tuple[str, ...], precision: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -337,6 +337,7 @@ def test_what_needs_cross_attention_names_the_models_that_have_none(name: str, f
         make_method(config_of(name), backbone).attach(backbone)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("family", ["sd", "sd2", "sdxl"])
 @pytest.mark.parametrize("name", ["tara", "xti", "neti"])
 def test_what_layers_and_tokens_learned_is_saved_and_drawn(name: str, family: str, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_nothing_is_written_or_deleted_through_a_link(name: str, tmp_path: Path)
     assert (other / "step-00000001.safetensors").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -188,6 +189,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_in_its_folders_a_run_goes_on_to_the_same_bits_or_says_why_not(
     backbone: Backbone, space: ActionSpace, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def points(svg: str) -> list[int]:
     return [line.count(",") for line in re.findall(r'points="([^"]*)"', svg)]
 
 
+@pytest.mark.slow
 def test_a_report_tells_all_of_a_run_and_asks_for_nothing(
     backbone: Backbone, space: ActionSpace, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_what_a_run_lacks_is_left_out(backbone: Backbone, tmp_path: Path) -> Non
     assert "learned from 1 picture<" in html
 
 
+@pytest.mark.slow
 def test_the_command_draws_previews_and_writes_the_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

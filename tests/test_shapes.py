@@ -136,6 +136,7 @@ def test_steps_have_one_shape_and_every_picture_has_its_share(exemplars: Exempla
     assert len(set(shapes[:5])) == 3 and shapes[:5] != shapes[5:10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["twinact", "textual-inversion", "conceptprism", "adi"])
 def test_a_run_goes_on_to_the_same_bits(method: str, exemplars: Exemplars, space: object, tmp_path: Path) -> None:
     backbone = backbone_of("sd")

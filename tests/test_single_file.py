@@ -35,6 +35,7 @@ def beside(name: str, folder: Path, **options: object) -> Path:
     return write_single_file(pipeline, folder / "mine.safetensors", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_opens_as_the_folder_that_it_was_made_from(
     name: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ from small import small_space
 from twinact.space.slot_shares import slot_shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORE)
 def test_what_hangs_on_one_slot_is_found_there(name: str) -> None:
     backbone = backbone_of(name)

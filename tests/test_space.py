@@ -283,6 +283,7 @@ def drawn(png: bytes) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_plots_show_the_space_headings_and_actions(space):
     headings = dict.fromkeys(PHRASES[:9], "Body")
     action = Action.from_coefficients("leap", space, space.phrase_coefficients[0])

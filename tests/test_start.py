@@ -143,6 +143,7 @@ def stop_at(batches: int, seen: list[int]) -> Callable[[int, int], None]:
 FIRST, WHOLE = [3, 6, 8], [11, 14, 17, 20, 23, 26, 29, 32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1,), (2, 3, 1), (11,)])
 def test_a_stopped_search_goes_on_to_the_same_bits(
     stops: tuple[int, ...], backbone: Backbone, latents: torch.Tensor, tmp_path: Path

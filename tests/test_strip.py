@@ -48,6 +48,7 @@ def learned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(result.stdout.strip())
 
 
+@pytest.mark.slow
 def test_exports_and_pictures_hold_nothing_about_people(
     learned: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_tensorboard(model: Path, tmp_path: Path) -> None:
     assert not mentions_people(folder, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_wandb_offline(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")

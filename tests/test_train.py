@@ -109,6 +109,7 @@ def test_run_folder_is_complete_and_the_backbone_untouched(
     assert not torch.equal(action.vectors[0], start.action("leap", {}).vectors[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["twinact", "textual-inversion"])
 def test_loss_falls(
     method: str,

@@ -29,6 +29,7 @@ def retrained(folder: Path, new: Path) -> Path:
     return new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "other"), [("z-image", "Z-Image-Turbo"), ("klein", "klein-fine-tune")])
 def test_an_action_of_the_base_is_drawn_by_its_relatives(name: str, other: str, tmp_path: Path) -> None:
     base = tmp_path / "base"

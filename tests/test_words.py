@@ -14,6 +14,7 @@ from twinact.errors import CheckpointError
 from twinact.space.build import build_space
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", [*CORE, "sd3.5-without-t5"])
 def test_words_span_the_space_of_the_whole_model(name: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)

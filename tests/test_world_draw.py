@@ -106,6 +106,7 @@ def test_a_figure_that_fits_is_not_moved() -> None:
         assert tuple(found[name]) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_pictures_of_every_actor_in_every_place_have_contrast() -> None:
     rng = np.random.default_rng(4)
     for actor in ACTORS:
@@ -167,6 +168,7 @@ def test_actors_and_places_are_many_and_the_held_out_ones_exist() -> None:
     assert len({place.text for place in PLACES.values()}) == len(PLACES)
 
 
+@pytest.mark.slow
 def test_things_are_seen_on_every_actor_and_hide_no_limb() -> None:
     rng = np.random.default_rng(7)
     for actor in ACTORS:

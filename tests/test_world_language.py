@@ -201,6 +201,7 @@ def test_nothing_sampled_for_training_shows_a_custom_action() -> None:
         assert item.scene.actor not in HELD_OUT_ACTORS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [vae, pictures, encoder], ids=lambda module: module.__name__.rpartition(".")[2])
 def test_no_trained_part_sees_a_custom_action_or_a_held_out_actor(module: ModuleType) -> None:
     part = drawn_part(RECIPE) if module is pictures else trained_part(RECIPE)
