@@ -1,17 +1,20 @@
-"""How far sliders move the limbs that they name, and what else moves with them, on the dev actions.
+"""How far sliders move the limbs that they name, and whether parts of two actions go together, on the dev actions.
 
 python benchmarks/sliders.py WORK_FOLDER benchmarks/results/sliders.json [--actions ...] [--sliders ...] [--strips 1]
+    [--pairs 12] [--no-ask]
 
 Each action is learned from five pictures. A strip is one prompt with one noise, drawn with the slider at five amounts;
-the judges read the pose in every picture. What is finished lies in the work folder, so the command goes on where it was
-stopped; the results hold the actions and sliders that were given.
+the judges read the pose in every picture, and so see what else moves. For a pair, five actors are drawn with the arms
+of one action and the legs of another; a part is right where all its joint angles lie within the world's tolerances.
+What is finished lies in the work folder, so the command goes on where it was stopped; the results hold what was asked
+for.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,12 @@ import torch
 from torch import Tensor
 
 from twinact import PLACEHOLDER
+from twinact.action import Action
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.shipped import judges_dir
 from twinact.bench.world import world_task
 from twinact.configs import LearnConfig, RunConfig
+from twinact.intent import Meant
 from twinact.jobs.job import Job
 from twinact.jobs.models import open_model
 from twinact.jobs.resources import choose_resources
@@ -31,14 +37,15 @@ from twinact.sample import generate
 from twinact.sheets import contact_sheet
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE
-from twinact.space.limbs import LEFT_ARM, LEFT_LEG, LIMBS, RIGHT_ARM, RIGHT_LEG, TRUNK, miss
+from twinact.space.limbs import LEFT_ARM, LEFT_LEG, LIMBS, PARTS, RIGHT_ARM, RIGHT_LEG, TRUNK, miss
 from twinact.space.sliders import SLIDERS
 from twinact.statistics import share
 from twinact.storage import tensor_hash
 from twinact.world.judges.judges import Judges
-from twinact.world.pose import Pose
+from twinact.world.pose import PartialPose, Pose
 from twinact.world.splits import DEV_ACTIONS
 
+ACTORS = 5
 AMOUNTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 STEP_BACK = 5.0
 """Degrees that a limb may go back from one picture of a monotone strip to the next: the judges err by about that."""
@@ -49,6 +56,23 @@ _DOFS = {
     LEFT_LEG: ("l_hip", "l_knee"),
     RIGHT_LEG: ("r_hip", "r_knee"),
 }
+
+
+def pairs_of(names: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """Pairs of actions, the first for the arms: every action with the next one, with the one after that, and so on."""
+    size = len(names)
+    return [(names[i % size], names[(i + 1 + i // size) % size]) for i in range(min(count, size * (size - 1)))]
+
+
+def together(names: tuple[str, str], poses: Sequence[Pose]) -> dict[str, list[bool]]:
+    """In which pictures of a pair each part is right, and both."""
+    found = {}
+    for part, name in zip(("arms", "legs"), names, strict=True):
+        dofs = {dof for limb in PARTS[part] for dof in _DOFS[limb]}
+        targets = DEV_ACTIONS[name].pose.targets
+        wanted = PartialPose({dof: target for dof, target in targets.items() if dof in dofs})
+        found[part] = [wanted.holds(pose) for pose in poses]
+    return {**found, "both": [all(parts) for parts in zip(*found.values(), strict=True)]}
 
 
 def angles(pose: Pose) -> dict[str, Tensor]:
@@ -85,6 +109,76 @@ def summary(strips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What draws and judges.
+
+    Attributes:
+        nano: The model.
+        judges: Read poses.
+        work: Folder of all that is finished.
+        run: Precision.
+        ask: Whether the model is asked what it means.
+    """
+
+    nano: Backbone
+    judges: Judges
+    work: Path
+    run: RunConfig
+    ask: bool
+
+    def learned(self, name: str) -> tuple[Action, ActionSpace, Meant | None]:
+        """A dev action, its space, and who tells what the model means."""
+        exemplars, run_dir = self.work / "exemplars" / name, self.work / "runs" / name
+        if not (exemplars / "truth.json").is_file():  # written last
+            world_task(DEV_ACTIONS[name], 1).write_exemplars(exemplars, self.nano.image_size)
+        job = Job(exemplars=exemplars, config=LearnConfig(name=name), run_dir=run_dir, run=asdict(self.run))
+        action = run_job(job, backbone=self.nano, tell=lambda _text: None).action
+        space = ActionSpace.load(run_dir / SPACE_FILE)
+        return action, space, Meant.of(self.nano, space) if self.ask else None
+
+    def strip(self, name: str, slider: str, number: int) -> dict[str, Any]:
+        """What `measured` says of a strip."""
+        target = self.work / "strips" / f"{name}-{slider.replace(' ', '-')}-{number}.json"
+        if not target.is_file():
+            action, space, meant = self.learned(name)
+            request = world_task(DEV_ACTIONS[name], number + 1).requests[number]
+            moved = {f"<act{i}>": action.slid(space, slider, amount, ask=meant) for i, amount in enumerate(AMOUNTS)}
+            prompts = [request.prompt.replace(PLACEHOLDER, placeholder) for placeholder in moved]
+            poses = self._poses(prompts, moved, [request.seed] * len(prompts), target)
+            self._finish(target, measured(slider, poses))
+        return _read(target)
+
+    def pair(self, first: str, second: str) -> dict[str, list[bool]]:
+        """What `together` says of a pair."""
+        target = self.work / "pairs" / f"arms-of-{first}-legs-of-{second}.json"
+        if not target.is_file():
+            (action, space, meant), (other, _, _) = self.learned(first), self.learned(second)
+            moved = {PLACEHOLDER: action.with_parts(space, [(other, ["legs"])], ask=meant)}
+            requests = world_task(DEV_ACTIONS[first], ACTORS).requests
+            prompts, seeds = [one.prompt for one in requests], [one.seed for one in requests]
+            self._finish(target, together((first, second), self._poses(prompts, moved, seeds, target)))
+        return _read(target)
+
+    def _poses(
+        self, prompts: Sequence[str], moved: Mapping[str, Action], seeds: Sequence[int], target: Path
+    ) -> list[Pose]:
+        vectors = {placeholder: action.vectors for placeholder, action in moved.items()}
+        pictures = generate(self.nano, prompts, vectors, seeds=seeds)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(pictures, columns=len(pictures)).save(target.with_suffix(".png"))
+        return [verdict.pose for verdict in self.judges.judge(pictures)]
+
+    def _finish(self, target: Path, found: Mapping[str, Any]) -> None:
+        target.write_text(json.dumps(found))
+        print(target.stem, found, flush=True)
+
+
+def _read(target: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(target.read_text())
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("work", type=Path, help="folder for runs and pictures")
@@ -92,44 +186,34 @@ def main() -> None:
     parser.add_argument("--actions", nargs="*", default=list(DEV_ACTIONS), choices=DEV_ACTIONS)
     parser.add_argument("--sliders", nargs="*", default=list(SLIDERS), choices=SLIDERS)
     parser.add_argument("--strips", type=int, default=1, help="of every slider on every action, each of another actor")
+    parser.add_argument("--pairs", type=int, default=12, help="of the actions, to take parts from")
+    parser.add_argument("--no-ask", dest="ask", action="store_false", help="take the likeliest words, without a pass")
     given = parser.parse_args()
     run, began = RunConfig(precision=choose_resources("nano").precision), time.perf_counter()
     nano, judges = open_model("nano", run.precision), Judges.load(judges_dir())
-    strips: dict[str, list[dict[str, Any]]] = {name: [] for name in given.sliders}
-    for action_name in given.actions:
-        task = world_task(DEV_ACTIONS[action_name], given.strips)
-        exemplars, run_dir = given.work / "exemplars" / action_name, given.work / "runs" / action_name
-        if not (exemplars / "truth.json").is_file():  # written last
-            task.write_exemplars(exemplars, nano.image_size)
-        job = Job(exemplars=exemplars, config=LearnConfig(name=action_name), run_dir=run_dir, run=asdict(run))
-        action = run_job(job, backbone=nano, tell=lambda _text: None).action
-        space = ActionSpace.load(run_dir / SPACE_FILE)
-        for name in given.sliders:
-            moved = {f"<act{i}>": action.slid(space, name, amount).vectors for i, amount in enumerate(AMOUNTS)}
-            for number, request in enumerate(task.requests):
-                target = given.work / "strips" / f"{action_name}-{name.replace(' ', '-')}-{number}.json"
-                if not target.is_file():
-                    prompts = [request.prompt.replace(PLACEHOLDER, placeholder) for placeholder in moved]
-                    seeds = [request.seed] * len(prompts)
-                    pictures = generate(nano, prompts, moved, seeds=seeds)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    contact_sheet(pictures, columns=len(pictures)).save(target.with_suffix(".png"))
-                    found = measured(name, [verdict.pose for verdict in judges.judge(pictures)])
-                    target.write_text(json.dumps(found))
-                    print(action_name, name, found, flush=True)
-                strips[name].append(json.loads(target.read_text()))
+    bench = Bench(nano, judges, given.work, run, given.ask)
+    strips = {
+        slider: [bench.strip(name, slider, number) for name in given.actions for number in range(given.strips)]
+        for slider in given.sliders
+    }
+    pairs = [bench.pair(first, second) for first, second in pairs_of(given.actions, given.pairs)]
     results = {
         "model": nano.model_id,
         "judges": tensor_hash(judges.state_dict())[:8],
         "precision": run.precision,
         "sampler steps": nano.steps,
+        "the model is asked": given.ask,
         "amounts": AMOUNTS,
         "actions": given.actions,
         "all sliders": summary([strip for found in strips.values() for strip in found]),
         "sliders": {name: summary(found) for name, found in strips.items()},
+        "pairs": {
+            "count": len(pairs),
+            **{part: share([hit for pair in pairs for hit in pair[part]]) for part in ("arms", "legs", "both")},
+        },
     }
     given.target.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{time.perf_counter() - began:.0f} s", results["all sliders"])
+    print(f"{time.perf_counter() - began:.0f} s", results["all sliders"], results["pairs"])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Sliders, parts of several actions and explanations, on the space and the poses of the shipped model."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from commands import done, invoke, refused
 from twinact import PLACEHOLDER
@@ -14,12 +16,14 @@ from twinact.backbones import load
 from twinact.backbones.shipped import model_dir
 from twinact.data.captions import unsaid
 from twinact.errors import CheckpointError, ConfigError
-from twinact.intent import intended_pose
+from twinact.intent import Meant, intended_pose
 from twinact.intent.prompts import other_prompts
-from twinact.jobs.models import default_space
+from twinact.jobs.models import default_space, open_model
+from twinact.jobs.resources import choose_resources
 from twinact.readers.body import SEGMENT_NAMES
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE
+from twinact.space.clauses import Point
 from twinact.space.limb_words import LimbWords
 from twinact.space.limbs import (
     LEFT_ARM,
@@ -53,14 +57,14 @@ def saying(space: ActionSpace, *phrases: str, name: str = "leap") -> Action:
     return Action.from_coefficients(name, space, torch.stack(points), mask=torch.stack(masks), meta=meta)
 
 
+def point_of(action: Action) -> Point:
+    assert action.coefficients is not None
+    return action.coefficients, torch.ones(action.coefficients.shape[:2]).bool() if action.mask is None else action.mask
+
+
 def angles(action: Action, words: LimbWords) -> dict[str, list[float]]:
     """The joint angles expected of an action's clauses."""
-    assert action.coefficients is not None
-    point = (
-        action.coefficients,
-        torch.ones(action.coefficients.shape[:2]).bool() if action.mask is None else action.mask,
-    )
-    pose = words.pose_of(words.phrases_of(point))
+    pose = words.pose_of(words.phrases_of(point_of(action)))
     return {limb.name: joint_angles(pose, limb).tolist() for limb in LIMBS}
 
 
@@ -173,17 +177,54 @@ def test_captions_that_leave_something_unsaid() -> None:
     assert unsaid(captions) == {"actor": 2, "place": 2}
 
 
-def test_the_commands(space: ActionSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_the_model_takes_otherwise_give_way(space: ActionSpace, words: LimbWords) -> None:
+    action = saying(space, "flexing both biceps", "right leg straight")
+    likeliest = action.slid(space, "left leg up", 1.0)
+    (wrong,) = set(words.phrases_of(point_of(likeliest))) - set(words.phrases_of(point_of(action)))
+    asked: list[int] = []
+
+    def ask(points: Sequence[Point]) -> Tensor:
+        """As expected, but nobody moves for the likeliest words."""
+        asked.append(len(points))
+        said = [words.phrases_of(point) for point in points]
+        return torch.stack([on_torso(words.pose_of([i for i in one if i != wrong])) for one in said])[:, None]
+
+    moved = action.slid(space, "left leg up", 1.0, ask=ask)
+    assert wrong not in words.phrases_of(point_of(moved))
+    assert angles(moved, words)["left leg"][0] == pytest.approx(90, abs=15)
+    assert moved.meta["history"][-1]["off"] < 10 and asked == [6, 6]
+    asked.clear()
+    assert torch.equal(action.slid(space, "left leg up", 0.0, ask=ask).vectors[0], action.vectors[0]) and not asked
+    other = saying(space, "arms akimbo", "kicking left")
+    whole = action.with_parts(space, [(other, ["legs"])], ask=ask)  # of whole clauses: nothing is said anew
+    assert torch.equal(whole.vectors[0], action.with_parts(space, [(other, ["legs"])]).vectors[0]) and not asked
+
+
+@pytest.mark.slow  # about 60 passes of nano
+def test_the_command_asks_the_model(space: ActionSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space.save("phrases.space.safetensors")
+    action = saying(space, "left arm raised", "squatting", name="wave")
+    action.save("wave.action.safetensors")
+    command = ("adjust", "wave.action.safetensors", "--slider", "right arm up", "--amount", "0.5")
+    assert "opening model nano" in done(*command, "--out", "higher").stderr
+    nano = open_model("nano", choose_resources("nano").precision)
+    same = action.slid(space, "right arm up", 0.5, "higher", Meant.of(nano, space))
+    assert torch.equal(Action.load("higher.action.safetensors").vectors[0], same.vectors[0])
+
+
+def test_the_commands(space: ActionSpace, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     space.save("phrases.space.safetensors")
     saying(space, "left arm raised", "squatting", name="wave").save("wave.action.safetensors")
     saying(space, "arms akimbo", "kicking left", name="kick").save("kick.action.safetensors")
     assert len(done("adjust", "--list").stdout.splitlines()) == len(SLIDERS)
-    result = done("adjust", "wave.action.safetensors", "--slider", "right arm up", "--amount", "3", "--out", "higher")
-    assert "1 is used instead of 3" in result.stderr
+    wave = ("adjust", "wave.action.safetensors", "--model", model)
+    result = done(*wave, "--slider", "right arm up", "--amount", "3", "--out", "higher")
+    assert "1 is used instead of 3" in result.stderr and "is not the model of action 'wave'" in result.stderr
     assert Action.load("higher.action.safetensors").meta["history"][-1]["slid"] == "right arm up"
     files = ("wave.action.safetensors", "kick.action.safetensors")
-    done("combine", *files, "--parts", "arms of wave, legs of kick", "--out", "both")
+    done("combine", *files, "--parts", "arms of wave, legs of kick", "--out", "both", "--model", model)
     told = done("explain", "both.action.safetensors").stdout
     assert "clause 1: left arm raised  moves left arm" in told and "moves left leg" in told
     assert "1 of 2 captions leave the actor unsaid" in told and "changed: from wave" in told

@@ -24,8 +24,8 @@ from twinact.space import ActionSpace
 from twinact.space.clauses import Point, blended, check_point, point_of, stepped, summed
 from twinact.space.explain import Explanation, explain
 from twinact.space.limb_words import LimbWords
-from twinact.space.sliders import Posed, compose, limbs_given, slide
-from twinact.space.stored_action import FORMAT_VERSION, HEADER, parts_of, tensors_of
+from twinact.space.sliders import Ask, Posed, compose, limbs_given, slide
+from twinact.space.stored_action import FORMAT_VERSION, HEADER, check_vectors, parts_of, tensors_of
 from twinact.storage import read_safetensors, write_safetensors
 
 
@@ -71,7 +71,9 @@ class Action:
         object.__setattr__(self, "vectors", tuple(_stored(vectors) for vectors in self.vectors))
         object.__setattr__(self, "coefficients", None if self.coefficients is None else _stored(self.coefficients))
         object.__setattr__(self, "lora", alike(self.lora, {key: _stored(one) for key, one in self.lora.items()}))
-        self._check_vectors()
+        check_vectors(
+            self.name, self.vectors, free=self.coefficients is None, bare=not self.vectors and bool(self.lora)
+        )
         rows = {vectors.shape[0] for vectors in self.vectors}
         if (self.coefficients is None) != (self.space_hash == ""):
             raise ConfigError(f"action {self.name!r} needs both coefficients and a space hash, or neither")
@@ -82,20 +84,6 @@ class Action:
         for tensor in (*self.vectors, *self.lora.values(), *([] if self.coefficients is None else [self.coefficients])):
             if not bool(tensor.isfinite().all()):
                 raise DataError(f"action {self.name!r} holds a number that is not finite: train it with a lower rate")
-
-    def _check_vectors(self) -> None:
-        rows = {vectors.shape[-2] for vectors in self.vectors if vectors.ndim >= 2}
-        free, bare = self.coefficients is None, not self.vectors and bool(self.lora)
-        leading = {vectors.shape[:-2] for vectors in self.vectors}
-        allowed = {2, 3, 4} if free else {2}
-        if (
-            (len(rows) > 1 and not free)
-            or (not rows and not (bare and free))
-            or len(leading) > 1
-            or any(vectors.ndim not in allowed or 0 in vectors.shape for vectors in self.vectors)
-        ):
-            shapes = [tuple(vectors.shape) for vectors in self.vectors]
-            raise ConfigError(f"vectors of action {self.name!r} have shapes {shapes}: need equal (slots, width) each")
 
     @property
     def slots(self) -> int:
@@ -235,17 +223,20 @@ class Action:
         step = {"combined": [part.name for part in parts], "weights": None if weights is None else list(weights)}
         return self._moved(space, whole, name, step)
 
-    def slid(self, space: ActionSpace, slider: str, amount: float, name: str | None = None) -> "Action":
-        """The action with a limb moved by a named slider, found in the poses of the phrases without a pass.
+    def slid(
+        self, space: ActionSpace, slider: str, amount: float, name: str | None = None, ask: Ask | None = None
+    ) -> "Action":
+        """The action with a limb moved by a named slider, by words that are found in the poses of the phrases.
 
-        The limb goes the share `amount` of the way to where the slider ends, at -1 or at 1, as far as phrases reach:
-        how many degrees short of it they are expected to stay lies under "off" in the last step of the history.
+        The limb goes the share `amount` of the way to where the slider ends, at -1 or at 1, as far as phrases reach: by
+        how many degrees they are off lies under "off" in the last step of the history.
 
         Args:
             space: Its own space, with a pose table.
             slider: One of `twinact.space.sliders.SLIDERS`.
             amount: From -1 to 1; 0 gives the action itself.
             name: Name of the result; its own name if None.
+            ask: Tells what the model means by likely words, as `twinact.intent.Meant` does; None: nobody does.
 
         Raises:
             ConfigError: It has no coefficients, the space no poses, there is no such slider, or the amount is out of
@@ -253,13 +244,13 @@ class Action:
             CheckpointError: The space is another one.
         """
         words = LimbWords(space)
-        moved = slide(words, self._posed(words), slider, amount)
+        moved = slide(words, self._posed(words), slider, amount, ask)
         if amount == 0:
             return replace(self, name=_new_name(name, self.name))
         return self._spoken(space, moved, name, {"slid": slider, "amount": float(amount), "off": round(moved.off, 1)})
 
     def with_parts(
-        self, space: ActionSpace, parts: Sequence[tuple["Action", Sequence[str]]], name: str | None = None
+        self, space: ActionSpace, parts: "Parts", name: str | None = None, ask: Ask | None = None
     ) -> "Action":
         """The action with parts of the body as other actions have them, found in the poses of the phrases.
 
@@ -269,6 +260,7 @@ class Action:
             space: The space of all of them, with a pose table.
             parts: Other actions, and which of `twinact.space.limbs.PARTS` each gives. This one keeps the rest.
             name: Name of the result; its own name if None.
+            ask: As `slid` takes it.
 
         Raises:
             ConfigError: There is no such part, it is given twice, the space has no poses, or an action has no
@@ -278,7 +270,7 @@ class Action:
         _check_without_lora([other for other, _ in parts])
         givers = limbs_given(self, parts)
         words = LimbWords(space)
-        whole = compose(words, [(action._posed(words), limbs) for action, limbs in givers])
+        whole = compose(words, [(action._posed(words), limbs) for action, limbs in givers], ask)
         told = {action.name: [limb.name for limb in limbs] for action, limbs in givers}
         return self._spoken(space, whole, name, {"parts": told, "off": round(whole.off, 1)})
 
@@ -380,6 +372,9 @@ class Action:
         return self.from_coefficients(_new_name(name, self.name), space, u, mask=mask, lora=self.lora, meta=meta)
 
 
+Parts = Sequence[tuple[Action, Sequence[str]]]
+
+
 def _new_name(given: str | None, own: str) -> str:
     """The name of what an action becomes; it may keep one that is longer than new ones."""
     if given is None:
@@ -393,6 +388,6 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _check_without_lora(actions: Sequence[Action]) -> None:
-    for action in actions:
-        if action.lora:
-            raise ConfigError(f"action {action.name!r} carries a LoRA, which cannot be combined: use one without")
+    heavy = next((action for action in actions if action.lora), None)
+    if heavy is not None:
+        raise ConfigError(f"action {heavy.name!r} carries a LoRA, which cannot be combined: use one without")

@@ -9,6 +9,7 @@ from twinact.action import Action
 from twinact.errors import ConfigError
 from twinact.report.explanation import out_of_reach
 from twinact.space import ActionSpace
+from twinact.space.sliders import Ask
 from twinact.storage import ACTION_SUFFIX
 
 
@@ -40,7 +41,9 @@ class Mix:
         return self.other is not None or any(self.sliders.values()) or bool(self.toward and self.amount)
 
 
-def mixed(mix: Mix, actions: Mapping[str, Action], space: ActionSpace, name: str | None = None) -> tuple[Action, str]:
+def mixed(
+    mix: Mix, actions: Mapping[str, Action], space: ActionSpace, name: str | None = None, ask: Ask | None = None
+) -> tuple[Action, str]:
     """The action that a mix makes, and a remark where phrases do not reach what was asked.
 
     Args:
@@ -48,6 +51,7 @@ def mixed(mix: Mix, actions: Mapping[str, Action], space: ActionSpace, name: str
         actions: By the labels in the mix.
         space: Of all of them.
         name: Of the result; the base's own if None.
+        ask: As `Action.slid` takes it.
 
     Raises:
         TwinactError: As the methods of `Action`.
@@ -58,13 +62,13 @@ def mixed(mix: Mix, actions: Mapping[str, Action], space: ActionSpace, name: str
         if other.name == action.name:
             raise ConfigError(f"both actions are called {action.name!r}; take two of different names")
         if mix.part is not None:
-            action = action.with_parts(space, [(other, [mix.part])], name)
+            action = action.with_parts(space, [(other, [mix.part])], name, ask)
             said.append(action)
         else:
             action = action.combined(space, [other], mix.weights, name)
     for slider, amount in mix.sliders.items():
         if amount:
-            action = action.slid(space, slider, amount, name)
+            action = action.slid(space, slider, amount, name, ask)
             said.append(action)
     if mix.toward and mix.amount:
         action = action.toward(space, mix.toward, mix.amount, name)

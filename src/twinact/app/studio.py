@@ -22,7 +22,7 @@ from twinact.backbones.backbone import Backbone
 from twinact.configs import LearnConfig
 from twinact.console import say
 from twinact.errors import DataError
-from twinact.intent import intended_pose
+from twinact.intent import Meant, intended_pose
 from twinact.jobs.job import Job
 from twinact.jobs.less_memory import Drawing
 from twinact.jobs.models import default_space, open_model
@@ -155,7 +155,9 @@ class Studio:
     def mix(self, mix: Mix, name: str | None = None) -> tuple[Action, str]:
         """The action that a mix of the folder's actions makes, and a remark; see `twinact.app.mixing.mixed`."""
         labels = {label for label in (mix.base, mix.other) if label is not None}
-        return mixed(mix, {label: self.load(label) for label in labels}, self.space, name)
+        actions, backbone, space = {label: self.load(label) for label in labels}, self.backbone, self.space
+        ask = Meant.of(backbone, space) if mix.moves else None
+        return self._in_turn(lambda: mixed(mix, actions, space, name, ask))
 
     def draw(self, sheet: Sheet, action: Action | None, progress: Progress | None = None) -> list[Image.Image]:
         """Pictures of an action, or of words alone where there is none, in the order of `Sheet.shots`.

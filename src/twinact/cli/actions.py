@@ -68,6 +68,7 @@ def adjust(
     target = new_file(with_suffix(out, ACTION_SUFFIX))
     say(f"reading {action_file}")
     from twinact.action import Action
+    from twinact.jobs.models import asked_of
 
     action = Action.load(action_file)
     kept = _space_of(action, action_file, space, model)
@@ -76,7 +77,7 @@ def adjust(
         share = max(-1.0, min(1.0, amount))
         if share != amount:
             say(f"note: a slider goes from -1 to 1, so {share:g} is used instead of {amount:g}")
-        moved = action.slid(kept, slider, share, name)
+        moved = action.slid(kept, slider, share, name, asked_of(model, action, kept, say))
         _tell_off(moved)
     elif place is not None:
         moved = action.adjusted(kept, place, amount, name)
@@ -112,6 +113,7 @@ def combine(
     target = new_file(with_suffix(out, ACTION_SUFFIX))
     say(f"reading {', '.join(map(str, action_files))}")
     from twinact.action import Action
+    from twinact.jobs.models import asked_of
 
     first, *others = actions = [Action.load(path) for path in action_files]
     kept = _space_of(first, action_files[0], space, model)
@@ -122,7 +124,8 @@ def combine(
         known = {action.name: action for action in reversed(actions)}
         for _, giver in asked:
             check_choice("action in --parts", giver, known)
-        combined = first.with_parts(kept, [(known[giver], [part]) for part, giver in asked], name)
+        given = [(known[giver], [part]) for part, giver in asked]
+        combined = first.with_parts(kept, given, name, asked_of(model, first, kept, say))
         _tell_off(combined)
     _finish(combined, kept, target)
 

@@ -29,6 +29,7 @@ from twinact.demo.report import report_html
 from twinact.demo.report_data import MethodResult, Picture, ReportData, Seen, Strip, Taught
 from twinact.demo.shots import Sampler, Shot, actor_asks, draw_shots, grid_asks, where_of
 from twinact.demo.strips import StripPlan, mixing_strips, slider_strips
+from twinact.intent import Meant
 from twinact.jobs.models import open_model
 from twinact.jobs.resources import choose_resources
 from twinact.nano.recipe import RECIPE
@@ -89,8 +90,9 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         "words": [Shot(said(ask.prompt, words), ask.seed) for ask in asked],
         FREE.title: [Shot(ask.prompt, ask.seed, learned.free) for ask in asked],
     }
-    adjusting = slider_strips(learned.ours, config.sliders, learned.space, asked)
-    mixing = mixing_strips(learned.ours, learned.mixed, config.mixed, learned.space, asked)
+    meant = Meant.of(backbone, learned.space)
+    adjusting = slider_strips(learned.ours, config.sliders, learned.space, asked, meant)
+    mixing = mixing_strips(learned.ours, learned.mixed, config.mixed, learned.space, asked, meant)
     shown = [Shot(ask.prompt, ask.seed, learned.photographed) for ask in asked[config.places - 1 :: config.places]]
     asked_of_actor = actor_asks(custom, config.actor)
     acting = [Shot(ask.prompt, ask.seed, learned.ours, learned.actor) for ask in asked_of_actor]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from twinact.action import Action
 from twinact.bench.tasks import Ask
 from twinact.demo.shots import Shot
+from twinact.intent import Meant
 from twinact.report.charts import signed
 from twinact.space import ActionSpace
 from twinact.space.sliders import SLIDERS
@@ -24,7 +25,9 @@ class StripPlan:
     rows: tuple[tuple[Shot, ...], ...]
 
 
-def slider_strips(action: Action, sliders: Sequence[str], space: ActionSpace, asked: Sequence[Ask]) -> list[StripPlan]:
+def slider_strips(
+    action: Action, sliders: Sequence[str], space: ActionSpace, asked: Sequence[Ask], meant: Meant | None = None
+) -> list[StripPlan]:
     """A strip for each slider, with an actor of its own.
 
     Args:
@@ -32,10 +35,11 @@ def slider_strips(action: Action, sliders: Sequence[str], space: ActionSpace, as
         sliders: Names of `SLIDERS`.
         space: Its own, with a pose table.
         asked: Prompts to choose from.
+        meant: Tells what the model means by words.
     """
     strips = []
     for name, ask in zip(sliders, apart(asked, len(sliders)), strict=True):
-        moved = [action.slid(space, name, amount) for amount in _AMOUNTS]
+        moved = [action.slid(space, name, amount, ask=meant) for amount in _AMOUNTS]
         low, _, high = SLIDERS[name].help.partition(" / ")
         strips.append(
             StripPlan(
@@ -49,7 +53,12 @@ def slider_strips(action: Action, sliders: Sequence[str], space: ActionSpace, as
 
 
 def mixing_strips(
-    action: Action, other: Action, label: str, space: ActionSpace, asked: Sequence[Ask]
+    action: Action,
+    other: Action,
+    label: str,
+    space: ActionSpace,
+    asked: Sequence[Ask],
+    meant: Meant | None = None,
 ) -> list[StripPlan]:
     """Two strips: parts of the body from either of two actions, and the straight way from one to the other.
 
@@ -58,12 +67,13 @@ def mixing_strips(
         label: How to call `other`.
         space: Of both, with a pose table.
         asked: Prompts to choose from.
+        meant: Tells what the model means by words.
     """
     first, second = apart(asked, 2)
     parts = {
         "as learned": action,
-        "its legs": action.with_parts(space, [(other, ["legs"])]),
-        "its arms": action.with_parts(space, [(other, ["arms"])]),
+        "its legs": action.with_parts(space, [(other, ["legs"])], ask=meant),
+        "its arms": action.with_parts(space, [(other, ["arms"])], ask=meant),
         f"“{label}”": other,
     }
     way = [action.toward(space, other, share) for share in _WAY]

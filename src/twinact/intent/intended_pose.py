@@ -158,18 +158,21 @@ class PoseTarget:
 
     def chords(self, backbone: Backbone, cond: TextCond, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows"]:
         """How far each limb that the model means lies from the exemplars', from 0 to 2; differentiable in `cond`."""
-        meant = self.intent.read(backbone, cond, noise).float()
-        return ((meant - self.directions[: meant.shape[1]].to(meant)).square().sum(dim=2) + 1e-8).sqrt()
+        return self.chords_of(self.intent.read(backbone, cond, noise).float())
 
-    def distance(self, chords: Float[Tensor, "b rows"]) -> Float[Tensor, " b"]:
+    def chords_of(self, meant: Float[Tensor, "*b rows 2"]) -> Float[Tensor, "*b rows"]:
+        """The same of directions that were read already."""
+        return ((meant - self.directions[: meant.shape[-2]].to(meant)).square().sum(dim=-1) + 1e-8).sqrt()
+
+    def distance(self, chords: Float[Tensor, "*b rows"]) -> Float[Tensor, "*b"]:
         """The weighted mean of `chords`.
 
         Chords, not their squares: a limb that is read wrongly, or that the model cannot draw so, pulls no harder than
         others.
         """
-        return weighted_mean(chords, self.weights[: chords.shape[1]].to(chords))
+        return weighted_mean(chords, self.weights[: chords.shape[-1]].to(chords))
 
-    def excess(self, chords: Float[Tensor, "b rows"]) -> Float[Tensor, " b"]:
+    def excess(self, chords: Float[Tensor, "*b rows"]) -> Float[Tensor, "*b"]:
         """The `distance` of which only what exceeds `CLOSE` counts.
 
         A limb within reading error pulls no more. If it did, learning would go on where nothing is left to learn, and

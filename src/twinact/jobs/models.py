@@ -17,6 +17,8 @@ from twinact.configs.settings import check_choice
 from twinact.console import say
 from twinact.errors import CheckpointError, ConfigError
 from twinact.export import import_action
+from twinact.intent import Meant
+from twinact.jobs.resources import choose_resources
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE, build_space
 from twinact.storage import ACTION_SUFFIX, SPACE_SUFFIX
@@ -142,6 +144,31 @@ def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> Ac
     except CheckpointError as error:
         raise damaged or error from None
     return space
+
+
+def asked_of(model: str | Path, action: Action, space: ActionSpace, tell: Callable[[str], None]) -> Meant | None:
+    """Who tells what an action's model means by other words; None, with a remark, where nobody can.
+
+    Args:
+        model: Opened, if the space has poses.
+        action, space: What is moved, and its space.
+        tell: Receives the remark.
+
+    Raises:
+        TwinactError: As `open_model` and `Meant.of`.
+    """
+    if space.poses is None:
+        return None
+    tell(f"opening model {model}")
+    chosen = choose_resources(model)
+    backbone = open_model(model, chosen.precision, chosen.memory)
+    if not same_model(backbone.model_id, action.model_id):
+        tell(
+            f"note: {model} is not the model of action {action.name!r} ({action.model_id}), so the words are "
+            "those that its space finds likeliest; give its own --model, and that is asked for better ones"
+        )
+        return None
+    return Meant.of(backbone, space)
 
 
 @dataclass(frozen=True)

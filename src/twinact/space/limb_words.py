@@ -1,10 +1,12 @@
 """Finds words for single limbs: points of the action space that are expected to hold a limb at wanted angles.
 
 Between phrases that name the same joints a model that was trained for it moves evenly from one to the other; so does
-the pose expected here. Everything is read off the pose table, without a pass of the model.
+the pose expected here. Everything is read off the pose table, without a pass of the model: what the model makes of
+words beside others it may be asked, and has the choice between those that are likely; see `twinact.space.sliders`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,25 +42,62 @@ _STILL = 0.25  # chord that a phrase about another limb may move a segment by, a
 _USUAL = 0.5  # powers of ten by which most phrases lose beside others
 _NEIGHBOURS = 8
 _SHARES = 21
-_NOTHING = (math.inf, math.inf, 0, 0, 0.0)
+_LOOKED_AT = 500  # of the cheapest words, for each that is wanted
+_MOST_USES = 4  # words with the same phrase would all fail together
+_APART = 0.2  # the least difference of shares between the same two phrases
 # Prices in degrees. Measured on dev actions: words that leave a choice ("one arm") fail beside others, and distant
 # phrases are not mixed evenly. A price on each clause made strips less monotone, as one for both legs is less exact.
 _PRICE = {"moving others": 40.0, "strange": 10.0, "weak": 10.0, "unlike": 20.0, "distant": 0.05, "mixed": 2.0}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Words:
-    """Words for some limbs.
+    """A clause about a limb, or about both of a pair: a point between two phrases with the same slots.
 
     Attributes:
-        point: Coefficients and present slots of their clauses.
-        phrases: For each clause, its phrase or two with the share of the second.
+        first, second: Numbers of the phrases.
+        share: Of the second, from 0 to 1.
         off: Degrees between the wanted and the expected directions, in the mean over the limbs.
+        price: The same, and what is known to make words fail.
     """
 
-    point: Point
-    phrases: tuple[tuple[str, str, float], ...]
+    first: int
+    second: int
+    share: float
     off: float
+    price: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Words for a limb or a pair of limbs.
+
+    Attributes:
+        limbs: One, or both of a pair.
+        apart: For each limb, words for it alone, the likeliest first.
+        together: Words for both at once, likewise; none for one limb.
+    """
+
+    limbs: tuple[Limb, ...]
+    apart: tuple[tuple[Words, ...], ...]
+    together: tuple[Words, ...] = ()
+
+    @property
+    def likeliest(self) -> tuple[Words, ...]:
+        """One clause for both where it is as near as one for each."""
+        apart = tuple(words[0] for words in self.apart)
+        both = self.together and self.together[0].price <= sum(words.price for words in apart) / len(apart)
+        return self.together[:1] if both else apart
+
+    def others(self, now: tuple[Words, ...]) -> list[tuple[Words, ...]]:
+        """What may be said instead of `now`, by one clause for both or with other words for one limb."""
+        apart = now if len(now) == len(self.apart) else tuple(words[0] for words in self.apart)
+        changed = [(*apart[:i], one, *apart[i + 1 :]) for i, words in enumerate(self.apart) for one in words]
+        return [one for one in [*((both,) for both in self.together), *changed] if one != now]
+
+    def off(self, now: tuple[Words, ...]) -> float:
+        """Degrees off, summed over the limbs."""
+        return sum(words.off for words in now) * len(self.limbs) / len(now)
 
 
 class LimbWords:
@@ -117,47 +156,47 @@ class LimbWords:
         """The directions expected of phrases that are said together, as `from_torso` gives them."""
         return self.poses.expected(numbers)
 
-    def say(self, wanted: Angles) -> Words:
+    def choices(self, wanted: Angles, count: int = 1) -> list[Choice]:
         """Words that are expected to hold limbs at joint angles, and leave all others at rest.
-
-        Both arms, and both legs, get one clause where phrases about both are as near as phrases about each.
 
         Args:
             wanted: As `joint_angles` gives them; at least one limb.
+            count: How many there are for each limb and each pair, if phrases yield so many.
 
         Raises:
             ConfigError: No phrase is about one of them alone.
         """
         found = []
         for pair in ((TRUNK,), (LEFT_ARM, RIGHT_ARM), (LEFT_LEG, RIGHT_LEG)):
-            limbs = [limb for limb in pair if limb in wanted]
-            apart = [self._between({limb: wanted[limb]}) for limb in limbs]
-            if len(limbs) == 2:
-                together = self._between({limb: wanted[limb] for limb in limbs})
-                if together[0] <= sum(one[0] for one in apart) / 2:
-                    apart = [together]
-            if _NOTHING in apart:
+            limbs = tuple(limb for limb in pair if limb in wanted)
+            if not limbs:
+                continue
+            apart = tuple(self._likely({limb: wanted[limb]}, count) for limb in limbs)
+            together = self._likely({limb: wanted[limb] for limb in limbs}, count) if len(limbs) == 2 else ()
+            if not all(apart):
                 names = " and ".join(limb.name for limb in limbs)
                 raise ConfigError(f"no phrase of this space is about the {names} alone; build a space of more phrases")
-            found += [(len(limbs) / len(apart), one) for one in apart]
-        space = self.space
-        points, masks, told = [], [], []
-        for _, (_, _, first, second, share) in found:
-            points.append(torch.lerp(space.phrase_coefficients[first], space.phrase_coefficients[second], share))
-            masks.append(space.phrase_mask[first])
-            told.append((space.phrases[first], space.phrases[second], share))
-        off = sum(count * one[1] for count, one in found) / len(wanted)
-        return Words((torch.stack(points), torch.stack(masks)), tuple(told), off)
+            found.append(Choice(limbs, apart, together))
+        return found
 
-    def _between(self, wanted: Angles) -> tuple[float, float, int, int, float]:
-        """Price, degrees off, two phrases with equal slots, and the share of the second; `_NOTHING` where none fit."""
+    def point_of(self, said: Sequence[Words]) -> Point:
+        """Coefficients and present slots of clauses."""
+        space = self.space
+        points = [
+            torch.lerp(space.phrase_coefficients[one.first], space.phrase_coefficients[one.second], one.share)
+            for one in said
+        ]
+        return torch.stack(points), torch.stack([space.phrase_mask[one.first] for one in said])
+
+    def _likely(self, wanted: Angles, count: int) -> tuple[Words, ...]:
+        """The words of the lowest prices, of which none are nearly the same and none repeat a phrase too often."""
         mine = torch.tensor([limb in wanted for limb in LIMBS])
         moves = self._moved > _MOVES
         rests = ~moves.any(dim=1)
         fit = (moves[:, mine].all(dim=1) | rests) & (self._moved[:, ~mine] <= _STILL).all(dim=1)
         rows = fit.nonzero().flatten()
         if not len(rows):
-            return _NOTHING
+            return ()
         near = self._neighbours_move[rows]
         strange = 1 - near[:, mine].mean(dim=1) + near[:, ~mine].amax(dim=1)
         alone = _PRICE["moving others"] * self._moved[rows][:, ~mine].amax(dim=1) + _PRICE["strange"] * strange
@@ -174,8 +213,29 @@ class LimbWords:
         pair = _PRICE["unlike"] * unlike + _PRICE["distant"] * far + _PRICE["mixed"]
         price = off + alone[:, None, None] * (1 - share) + alone[None, :, None] * share + pair[..., None] * mixed
         equal = (self.space.phrase_mask[rows][:, None] == self.space.phrase_mask[rows][None]).all(dim=-1)
-        price = price.masked_fill(~equal[..., None], torch.inf)
-        best = int(price.argmin())
-        first, second, step = best // (len(rows) * _SHARES), best // _SHARES % len(rows), best % _SHARES
-        degrees = float(off[first, second, step])
-        return float(price.flatten()[best]), degrees, int(rows[first]), int(rows[second]), float(share[step])
+        price = price.masked_fill(~equal[..., None], torch.inf).flatten()
+        chosen: list[Words] = []
+        for place in price.topk(min(_LOOKED_AT * count, len(price)), largest=False).indices.tolist():
+            first, second, step = place // (len(rows) * _SHARES), place // _SHARES % len(rows), place % _SHARES
+            ends = {0: (first, first, 0), _SHARES - 1: (second, second, 0)}
+            first, second, step = ends.get(step, (first, second, step))
+            if first > second:
+                first, second, step = second, first, _SHARES - 1 - step
+            one = Words(
+                int(rows[first]), int(rows[second]), float(share[step]), float(off.flatten()[place]),
+                float(price[place]),
+            )  # fmt: skip
+            if math.isfinite(one.price) and _is_new(one, chosen):
+                chosen.append(one)
+            if len(chosen) == count:
+                break
+        return tuple(chosen)
+
+
+def _is_new(one: Words, chosen: Sequence[Words]) -> bool:
+    """Whether words differ enough from those that are chosen already."""
+    uses = Counter(number for other in chosen for number in {other.first, other.second})
+    same = [other for other in chosen if (other.first, other.second) == (one.first, one.second)]
+    return max(uses[one.first], uses[one.second]) < _MOST_USES and all(
+        abs(other.share - one.share) >= _APART for other in same
+    )

@@ -2,11 +2,14 @@
 
 Words found by the pose table were compared, on three dev actions, with one more clause for the limb beside those that
 the action has: that fails wherever a clause of the action already moves the limb.
+
+What a model makes of words beside those that the action keeps can only be asked of the model. Where somebody does
+(`Ask`), the words are those of the likely ones that it takes as they are meant; measured by `benchmarks/sliders.py`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +18,7 @@ from torch import Tensor
 from twinact.configs.settings import Bounds, check_choice, check_number
 from twinact.errors import CheckpointError, ConfigError
 from twinact.space.clauses import Point
-from twinact.space.limb_words import Angles, LimbWords
+from twinact.space.limb_words import Angles, Choice, LimbWords, Words
 from twinact.space.limbs import (
     LEFT_ARM,
     LEFT_LEG,
@@ -33,12 +36,16 @@ from twinact.space.limbs import (
 )
 
 A = TypeVar("A")
+Ask: TypeAlias = Callable[[Sequence[Point]], Float[Tensor, "n prompts _ 2"]]
+"""What a model means by each of n points: directions of the body's segments in the picture, and perhaps its height."""
 
 AMOUNTS = Bounds(-1.0, 1.0)
 _SAME_DEGREES = 1.0
 # A clause whose phrase is further from the pose than this was bent by what is said beside it, and means something else
 # without.
 _STRAYED_DEGREES = 15.0
+_ASKED, _ROUNDS = 6, 2  # words for each limb and pair that a model is asked about, and how often
+_BETTER_DEGREES = 0.2  # mean over the limbs by which others must be better than the likeliest
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ class Posed:
     Attributes:
         point: Coefficients and present slots of its clauses.
         pose: Directions, as `from_torso` gives them.
-        off: Degrees between the pose and the one that is expected of the clauses, where they were chosen for it: in
-            the mean over the limbs that got new words.
+        off: Degrees between the pose and the one that is expected of the clauses, or that the model was found to mean,
+            where they were chosen for it: in the mean over the limbs that got new words.
     """
 
     point: Point
@@ -123,7 +130,7 @@ class Posed:
         return {"directions": on_torso(self.pose).tolist(), "weights": [1.0] * len(self.pose)}
 
 
-def slide(words: LimbWords, action: Posed, name: str, amount: float) -> Posed:
+def slide(words: LimbWords, action: Posed, name: str, amount: float, ask: Ask | None = None) -> Posed:
     """An action with a limb moved by a slider.
 
     The limb goes the share `amount` of the way from where it is to the slider's end. Clauses about other limbs stay as
@@ -134,6 +141,7 @@ def slide(words: LimbWords, action: Posed, name: str, amount: float) -> Posed:
         action: What is moved.
         name: One of `SLIDERS`.
         amount: From -1 to 1.
+        ask: Tells what the model means; None: nobody does.
 
     Raises:
         ConfigError: There is no such slider, or the amount is out of range.
@@ -148,7 +156,7 @@ def slide(words: LimbWords, action: Posed, name: str, amount: float) -> Posed:
         if float((then - now).abs().max()) > _SAME_DEGREES:
             wanted[limb], pose = then, turned(pose, limb, then)
     others = [limb for limb in LIMBS if limb not in wanted]
-    return _said(words, [_kept(words, action, others)], pose, wanted)
+    return _said(words, [_kept(words, action, others)], pose, wanted, ask)
 
 
 def limbs_given(first: A, parts: Sequence[tuple[A, Sequence[str]]]) -> list[tuple[A, list[Limb]]]:
@@ -173,7 +181,7 @@ def limbs_given(first: A, parts: Sequence[tuple[A, Sequence[str]]]) -> list[tupl
     return [(giver, [limb for limb in LIMBS if taken.get(limb, first) is giver]) for giver in givers]
 
 
-def compose(words: LimbWords, parts: Sequence[tuple[Posed, Collection[Limb]]]) -> Posed:
+def compose(words: LimbWords, parts: Sequence[tuple[Posed, Collection[Limb]]], ask: Ask | None = None) -> Posed:
     """One action of parts of several.
 
     Clauses about the wanted limbs of an action alone are kept; of those about others too, the limbs are said anew.
@@ -181,12 +189,13 @@ def compose(words: LimbWords, parts: Sequence[tuple[Posed, Collection[Limb]]]) -
     Args:
         words: Of the space of all of them.
         parts: Actions, and the limbs that each of them gives; every limb once.
+        ask: Tells what the model means; None: nobody does.
     """
     pose = parts[0][0].pose.clone()
     for action, limbs in parts:
         for limb in limbs:
             pose[list(limb.segments)] = action.pose[list(limb.segments)]
-    return _said(words, [_kept(words, action, limbs) for action, limbs in parts], pose, {})
+    return _said(words, [_kept(words, action, limbs) for action, limbs in parts], pose, {}, ask)
 
 
 def _kept(words: LimbWords, action: Posed, limbs: Collection[Limb]) -> tuple[Point, Angles]:
@@ -207,14 +216,57 @@ def _kept(words: LimbWords, action: Posed, limbs: Collection[Limb]) -> tuple[Poi
     return (action.point[0][own], action.point[1][own]), anew
 
 
-def _said(words: LimbWords, kept: Sequence[tuple[Point, Angles]], pose: Tensor, wanted: Angles) -> Posed:
+def _said(
+    words: LimbWords, kept: Sequence[tuple[Point, Angles]], pose: Tensor, wanted: Angles, ask: Ask | None
+) -> Posed:
     """What is kept, and words for all that is not; said together, one clause may do for both arms or both legs."""
     points = [point for point, _ in kept]
     every = {limb: angles for part in (*(anew for _, anew in kept), wanted) for limb, angles in part.items()}
     if not every:
         return Posed(_joined(points), pose)
-    said = words.say(every)
-    return Posed(_joined([*points, said.point]), pose, said.off)
+
+    def point(said: Sequence[tuple[Words, ...]]) -> Point:
+        return _joined([*points, words.point_of([one for clauses in said for one in clauses])])
+
+    choices = words.choices(every, 1 if ask is None else _ASKED)
+    said = [choice.likeliest for choice in choices]
+    if ask is None:
+        off = sum(choice.off(own) for choice, own in zip(choices, said, strict=True)) / len(every)
+        return Posed(point(said), pose, off)
+    anew = [i for i, limb in enumerate(LIMBS) if limb in every]
+    for _ in range(_ROUNDS):
+        said, missed, changed = _asked(choices, said, lambda tries: _missed(ask([point(one) for one in tries]), pose))
+        if not changed:
+            break
+    return Posed(point(said), pose, float(missed[anew].mean()))
+
+
+def _asked(
+    choices: Sequence[Choice],
+    said: list[tuple[Words, ...]],
+    missed: Callable[[Sequence[list[tuple[Words, ...]]]], Float[Tensor, "n limbs"]],
+) -> tuple[list[tuple[Words, ...]], Float[Tensor, " limbs"], bool]:
+    """For every choice the words that come nearest while the others are said as before.
+
+    Returns:
+        What is said, how far each limb is expected to miss, and whether anything changed.
+    """
+    tries = [(i, other) for i, choice in enumerate(choices) for other in choice.others(said[i])]
+    found = missed([said, *([*said[:i], other, *said[i + 1 :]] for i, other in tries)])
+    better = list(said)
+    for i in range(len(choices)):
+        rows = [0, *(row for row, (which, _) in enumerate(tries, start=1) if which == i)]
+        best = min(rows, key=lambda row: float(found[row].mean()) + (_BETTER_DEGREES if row else 0.0))
+        if best:
+            better[i] = tries[best - 1][1]
+    least = found[min(range(len(found)), key=lambda row: float(found[row].mean()))]
+    return better, least, better != said
+
+
+def _missed(meant: Float[Tensor, "n prompts _ 2"], pose: Float[Tensor, "g 2"]) -> Float[Tensor, "n limbs"]:
+    """Degrees between limbs that the model means and those of a pose, in the mean over the prompts."""
+    seen = from_torso(meant[:, :, : len(pose)])
+    return torch.stack([miss(joint_angles(seen, limb), joint_angles(pose, limb)).mean(dim=1) for limb in LIMBS], dim=1)
 
 
 def _joined(points: Sequence[Point]) -> Point:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from twinact.backbones.token_lora import TokenLora
+from twinact.errors import ConfigError
 
 FORMAT_VERSION = 2
 _VECTORS, _LORA, _TOKEN_LORA = "vectors.", "lora.", "token_lora."
@@ -57,3 +58,28 @@ def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _clauses(tensor: Tensor | None, dimensions: int) -> Tensor | None:
     """A tensor of a file; earlier versions wrote one clause without the dimension that counts clauses."""
     return tensor.unsqueeze(0) if tensor is not None and tensor.ndim == dimensions - 1 else tensor
+
+
+def check_vectors(name: str, vectors: Sequence[Tensor], *, free: bool, bare: bool) -> None:
+    """Makes sure that token vectors are those of one action.
+
+    Args:
+        name: Of the action.
+        vectors: One tensor per text encoder.
+        free: Whether it lies in no space, so that encoders may differ, and layers and times may have their own.
+        bare: Whether it is a LoRA alone.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    rows = {one.shape[-2] for one in vectors if one.ndim >= 2}
+    leading = {one.shape[:-2] for one in vectors}
+    allowed = {2, 3, 4} if free else {2}
+    if (
+        (len(rows) > 1 and not free)
+        or (not rows and not (bare and free))
+        or len(leading) > 1
+        or any(one.ndim not in allowed or 0 in one.shape for one in vectors)
+    ):
+        shapes = [tuple(one.shape) for one in vectors]
+        raise ConfigError(f"vectors of action {name!r} have shapes {shapes}: need equal (slots, width) each")

@@ -17,7 +17,7 @@ from twinact.backbones.text import silence_cut_warnings
 from twinact.configs import LearnConfig, RunConfig, TwinActConfig
 from twinact.data.exemplars import Exemplars
 from twinact.data.shapes import Together, by_shape
-from twinact.intent import PoseTarget
+from twinact.intent import Meant, PoseTarget
 from twinact.intent.prompts import other_prompts
 from twinact.methods.batches import latent_masks
 from twinact.methods.losses import denoising_errors
@@ -120,8 +120,11 @@ def posed_start(
     advice = explain_out_of_memory("looking for the starting phrase", memory_advice(run.memory))
     savings = replace(PRESETS[run.memory], compile=False)
     with advice, backbone.saving(savings), autocast(backbone.device, run.precision):
-        looked = _looked(backbone, own, target, candidates, prompts, _AT_ONCE[run.memory], tell)
-        order = sorted(range(len(candidates)), key=lambda i: looked[i][0] + _CLAUSE_COST * len(candidates[i]))
+        meant = Meant(backbone, own, target.intent, prompts=prompts, at_once=_AT_ONCE[run.memory])
+        points = [(own.phrase_coefficients[[*one]], own.phrase_mask[[*one]]) for one in candidates]
+        chords = target.chords_of(meant(points, tell))
+        excess, distance = target.excess(chords).mean(dim=1).tolist(), target.distance(chords).mean(dim=1).tolist()
+        order = sorted(range(len(candidates)), key=lambda i: excess[i] + _CLAUSE_COST * len(candidates[i]))
         tried: list[int] = []
         for i in order:
             if len(tried) < tries and all(len({*candidates[i]} & {*candidates[j]}) < 2 for j in tried):
@@ -133,45 +136,7 @@ def posed_start(
     best = tried[min(range(len(tried)), key=lambda k: reached[k])] if tried else order[0]
     phrases = tuple(space.phrases[i] for i in candidates[best])
     passes = backbone.passes.forward - before + 2 * len(tried) * _TRIAL_PASSES
-    return PosedStart(phrases, looked[best][1], passes)
-
-
-@torch.no_grad()
-def _looked(
-    backbone: Backbone,
-    space: ActionSpace,
-    target: PoseTarget,
-    candidates: Sequence[tuple[int, ...]],
-    count: int,
-    at_once: int,
-    tell: Callable[[int], None],
-) -> list[tuple[float, float]]:
-    """How far from the exemplars' pose lies what the model means by each candidate, in the same `count` prompts.
-
-    Returns:
-        Excess and distance of each.
-    """
-    generator = torch.Generator().manual_seed(0)
-    prompts = other_prompts(generator, count)
-    noise = torch.randn((count, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
-    rows = [(number, k) for number in range(len(candidates)) for k in range(count)]
-    found = []
-    for first in range(0, len(rows), at_once):
-        part = rows[first : first + at_once]
-        vectors = {}
-        for number, _ in part:
-            which = list(candidates[number])
-            vectors[f"<phrase {number}>"] = space.vectors(space.phrase_coefficients[which], space.phrase_mask[which])
-        texts = [prompts[k].replace(PLACEHOLDER, f"<phrase {number}>") for number, k in part]
-        cond = backbone.encode_text(texts, vectors)
-        found.append(target.chords(backbone, cond, noise[[k for _, k in part]]).cpu())
-        tell(first + len(part))
-    chords = torch.cat(found)
-    excess, distance = (
-        values.unflatten(0, (-1, count)).mean(dim=1).tolist()
-        for values in (target.excess(chords), target.distance(chords))
-    )
-    return list(zip(excess, distance, strict=True))
+    return PosedStart(phrases, distance[best], passes)
 
 
 def _reached(
