@@ -212,6 +212,13 @@ def _kept(words: LimbWords, action: Posed, limbs: Collection[Limb]) -> tuple[Poi
         ]
     own = [i for i, one in enumerate(whole) if one]
     torn = frozenset[Limb]().union(*(which for which, one in zip(about, whole, strict=True) if not one))
+    if torn:  # what was learned besides the phrases may lie in clauses that are gone
+        shown = words.pose_of([numbers[i] for i in own])
+        torn |= {
+            limb
+            for limb in LIMBS
+            if float(miss(joint_angles(shown, limb), joint_angles(action.pose, limb))) > _STRAYED_DEGREES
+        }
     anew = {limb: joint_angles(action.pose, limb) for limb in LIMBS if limb in torn and limb in limbs}
     return (action.point[0][own], action.point[1][own]), anew
 
