@@ -24,6 +24,9 @@ from twinact.bench.examples import examples
 from twinact.bench.poses import photographed_poses
 from twinact.configs import LearnConfig
 from twinact.errors import ConfigError, DataError, TwinactError
+from twinact.intent import Meant
+from twinact.jobs.models import open_model
+from twinact.jobs.resources import choose_resources
 from twinact.report.phrase_map import map_svg, stick_svg
 from twinact.report.plane import phrase_plane
 from twinact.space import ActionSpace
@@ -162,6 +165,7 @@ class TestMix:
         action, remark = mixed(Mix(base="kick", sliders={"arms up": 0.0}), two, phrases)
         assert action is two["kick"] and remark == ""
 
+    @pytest.mark.slow_but("weights", "balanced")
     @pytest.mark.parametrize("mix", [
         Mix(base="lunge", sliders={"arms up": -0.5, "left arm up": 1.0}, toward="left knee up", amount=0.25),
         Mix(base="lunge", other="kick", part="legs", sliders={"lean left": -0.3}),
@@ -173,7 +177,8 @@ class TestMix:
     ) -> None:
         phrases.save(tmp_path / SPACE_FILE)
         files = {name: str(action.save(tmp_path / f"{name}.action.safetensors")) for name, action in two.items()}
-        action, _ = mixed(mix, two, phrases, "both")
+        nano = open_model("nano", choose_resources("nano").precision)
+        action, _ = mixed(mix, two, phrases, "both", Meant.of(nano, phrases))
         lines = commands(mix, files, {name: name for name in two}, "nano", tmp_path / "both.action.safetensors")
         for line in lines:
             done(*shlex.split(line)[1:])

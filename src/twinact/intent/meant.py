@@ -12,6 +12,7 @@ from twinact.intent.intended_pose import IntendedPose, intended_pose
 from twinact.intent.prompts import other_prompts
 from twinact.space import ActionSpace
 from twinact.space.clauses import Point
+from twinact.space.limbs import SEGMENTS
 
 _AT_ONCE = 32
 
@@ -38,13 +39,15 @@ class Meant:
 
     @classmethod
     def of(cls, backbone: Backbone, space: ActionSpace) -> "Meant | None":
-        """As for moved actions; None where nobody has measured which pose the model means.
+        """As for moved actions; None where nobody has measured which pose the model means, or of another body.
 
         Raises:
             CheckpointError, DataError: As `intended_pose`.
         """
         intent = intended_pose(backbone, space.poses)
-        return None if intent is None else cls(backbone, space.to(backbone.device), intent)
+        if intent is None or len(intent.segments) != SEGMENTS:
+            return None
+        return cls(backbone, space.to(backbone.device), intent)
 
     @torch.no_grad()
     def __call__(
