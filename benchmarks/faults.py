@@ -17,7 +17,8 @@ from typing import Any
 
 PATIENCE_SECONDS = 10.0
 """How much longer than the same command on whole files a process may compute."""
-_WAITING_SECONDS = 90.0
+_WAITING_SECONDS = 30.0
+"""How long it may wait for anything but a core."""
 SPARE_BYTES = 2 * 2**30
 """How much more memory than the same command on whole files it may take."""
 _PAGE = resource.getpagesize()
@@ -98,7 +99,7 @@ def run(
             break
         if kill_after is not None and waited > kill_after:
             os.kill(process, signal.SIGKILL)
-        elif code is not None and need is not None and (_beyond(process, most) or waited > _WAITING_SECONDS):
+        elif code is not None and need is not None and (_beyond(process, most) or _idle(process, waited) > _WAITING_SECONDS):
             code = None
             os.kill(process, signal.SIGKILL)
         time.sleep(0.002)
@@ -186,6 +187,15 @@ def _beyond(process: int, most: Need) -> bool:
     return pages * _PAGE > most.bytes + SPARE_BYTES or seconds > most.seconds + PATIENCE_SECONDS
 
 
+def _idle(process: int, lived: float) -> float:
+    """For how many seconds a process has neither computed nor waited for a core; only Linux tells the second."""
+    try:
+        computed, queued = map(int, Path(f"/proc/{process}/schedstat").read_text().split()[:2])
+    except (OSError, ValueError):
+        return lived
+    return lived - (computed + queued) / 1e9
+
+
 def _broken(code: int | None, said: str, spent: Need, most: Need) -> str:
     told = next((line for line in said.splitlines() if line.startswith("BROKEN ")), None)
     if told is not None:
@@ -194,8 +204,10 @@ def _broken(code: int | None, said: str, spent: Need, most: Need) -> str:
         return f"traceback: {said.strip().splitlines()[-1]}"
     if spent.bytes > most.bytes + SPARE_BYTES:
         return f"takes {spent.bytes / 2**30:.1f} GiB"
-    if code is None or spent.seconds > most.seconds + PATIENCE_SECONDS:
-        return f"takes more than {PATIENCE_SECONDS:g} s"
+    if spent.seconds > most.seconds + PATIENCE_SECONDS:
+        return f"computes {PATIENCE_SECONDS:g} s longer"
+    if code is None:
+        return f"waits for more than {_WAITING_SECONDS:g} s"
     if code not in (0, 1, 2, 3, 130, -signal.SIGKILL):
         return f"ends with exit code {code}"
     return ""
