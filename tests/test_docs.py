@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from commands import done, invoke
+from single_files import write_single_file
 from small import exemplars_in
 from twinact.action import Action
-from twinact.backbones import model_id
+from twinact.backbones import model_id, quiet
 from twinact.backbones.shipped import model_dir
 from twinact.cli import app
 from twinact.phrases import load_phrases
@@ -235,10 +237,18 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow  # learns and draws a few steps, at toy size
 @pytest.mark.parametrize("page", SMALL)
-def test_commands_can_be_run_at_toy_size(page: str, toy_nano: Path, ground: Path) -> None:
+def test_commands_can_be_run_at_toy_size(
+    page: str, toy_nano: Path, ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (ground / "path/to").mkdir(parents=True)
     for name in ("path/to/stable-diffusion", "sdxl-folder", "MODEL"):
         (ground / name).symlink_to(toy_nano)
+    checkpoints = ground / "ComfyUI/models/checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "dream").symlink_to(toy_nano)  # the configs for the file beside it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(ground / "cache"))
+    with quiet():
+        write_single_file(StableDiffusionPipeline.from_pretrained(toy_nano), checkpoints / "dream.safetensors")
     action = Action("leap", [torch.rand(2, 32)], model_id(toy_nano))
     action.save(ground / "leap.action.safetensors")
     save_file({"emb_params": torch.rand(1, 32)}, ground / "anna.safetensors")

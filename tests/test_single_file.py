@@ -15,6 +15,7 @@ from single_files import write_single_file
 from tiny import tiny_klein, tiny_sd, tiny_sdxl
 from twinact.backbones import family, load, load_words, model_id, parameters
 from twinact.backbones.kinds_of_files import Holds, family_of, repositories
+from twinact.backbones.weights import same_words
 from twinact.errors import CheckpointError, ConfigError, DataError
 
 NAMES = ["sd", "sdxl", "klein", "z-image"]
@@ -41,6 +42,7 @@ def test_a_file_opens_as_the_folder_that_it_was_made_from(
     name: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = beside(name, tmp_path)
+    folder = model_id(tmp_path / "mine")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2") if name in ("sd", "sdxl") else ("transformer",):
         for weights in (tmp_path / "mine" / part).glob("*.safetensors"):
             weights.unlink()  # they are taken from the file
@@ -50,6 +52,7 @@ def test_a_file_opens_as_the_folder_that_it_was_made_from(
     assert type(backbone) is FAMILIES[name].backbone and backbone.model_id.startswith("mine@")
     assert model_id(file) == backbone.model_id == load(file, "cpu").model_id
     assert len(list(cache.iterdir())) == 1 and capsys.readouterr().err == ""
+    assert same_words(folder, backbone.model_id)  # actions of the one serve the other
 
     stock = FAMILIES[name].backbone(FAMILIES[name].make(), "stock@0")
     for one, other in zip(backbone.denoiser.parameters(), stock.denoiser.parameters(), strict=True):

@@ -126,6 +126,7 @@ def _convert(file: Path, family: str, source: Path, dtype: torch.dtype, new: Pat
                 more = unused if family == "StableDiffusionPipeline" else {"add_watermarker": False}
                 pipeline = stock.from_single_file(str(file), **options, **more)
                 pipeline.save_pretrained(new)
+                _as_they_were(source, new)
                 return
             kind = getattr(diffusers, read_config(source / _INDEX)["transformer"][1])
             denoiser = kind.from_single_file(_denoiser_weights(file), subfolder="transformer", **options)
@@ -168,6 +169,19 @@ def _complete(folder: Path) -> bool:
     if not index.is_file():
         return False
     return all((folder / part).is_dir() for part in _parts(folder))
+
+
+def _as_they_were(source: Path, new: Path) -> None:
+    """Put tokenizers and settings of text encoders in the place of what libraries have written of them.
+
+    They are what a model's words are known by, and libraries write other files, or more settings, than they have read.
+    """
+    for part in _parts(new):
+        if part.startswith("tokenizer"):
+            shutil.rmtree(new / part)
+            shutil.copytree(source / part, new / part)
+        elif part.startswith("text_encoder"):
+            shutil.copyfile(source / part / "config.json", new / part / "config.json")
 
 
 def _link(source: Path, new: Path) -> None:
