@@ -241,7 +241,7 @@ def _said(
         off = sum(choice.off(own) for choice, own in zip(choices, said, strict=True)) / len(every)
         return Posed(point(said), pose, off)
     anew = [i for i, limb in enumerate(LIMBS) if limb in every]
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if len(every) > 1 else 1):  # what else is said does not change for one limb
         said, missed, changed = _asked(choices, said, lambda tries: _missed(ask([point(one) for one in tries]), pose))
         if not changed:
             break
