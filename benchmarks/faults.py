@@ -99,7 +99,9 @@ def run(
             break
         if kill_after is not None and waited > kill_after:
             os.kill(process, signal.SIGKILL)
-        elif code is not None and need is not None and (_beyond(process, most) or _idle(process, waited) > _WAITING_SECONDS):
+        elif code is None or need is None:
+            pass
+        elif _beyond(process, most) or _idle(process, waited) > _WAITING_SECONDS:
             code = None
             os.kill(process, signal.SIGKILL)
         time.sleep(0.002)
