@@ -67,7 +67,9 @@ class Meant:
             vectors = {f"<point {i}>": self._space.vectors(*point) for i, point in asked.items()}
             texts = [self._prompts[k].replace(PLACEHOLDER, f"<point {i}>") for i, k in part]
             cond = self._backbone.encode_text(texts, vectors)
-            found.append(self._intent.read(self._backbone, cond, self._noise[[k for _, k in part]]).float().cpu())
+            with self._backbone.autoencoder_on_device():  # for readers of pictures
+                read = self._intent.read(self._backbone, cond, self._noise[[k for _, k in part]])
+            found.append(read.float().cpu())
             if progress is not None:
                 progress(first + len(part))
         return torch.cat(found).unflatten(0, (-1, len(self._prompts)))
