@@ -200,6 +200,23 @@ def test_hashes_of_large_files_are_kept_until_they_change(
     assert difference(before, model_id(other)) == "they differ in: denoiser"
 
 
+@pytest.mark.parametrize(("name", "part", "key", "value", "told"), [
+    ("sd", "vae", "scaling_factor", "much", "scaling_factor is 'much' in the config of its vae"),
+    ("sd3", "vae", "scaling_factor", [], r"scaling_factor is \[\] in the config of its vae"),
+    ("sd3", "vae", "shift_factor", [[]], r"shift_factor is \[\[\]\] in the config of its vae"),
+    ("sd3", "transformer", "sample_size", 64, "draws 64 latents a side, and its transformer knows"),
+    ("flux", "transformer", "axes_dims_rope", [2, {"x": 1}, 2], "axes_dims_rope is .* where numbers are needed"),
+])  # fmt: skip
+def test_settings_that_fail_only_when_a_picture_is_drawn_are_refused_when_a_model_is_opened(
+    name: str, part: str, key: str, value: object, told: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders[name], tmp_path / name))
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(TwinactError, match=told):
+        load(folder, "cpu")
+
+
 def test_a_space_is_its_phrases_too(model: Path, tmp_path: Path) -> None:
     backbone = load(model, "cpu")
     space = build_space(backbone, phrases=PHRASES)

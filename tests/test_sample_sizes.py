@@ -40,3 +40,12 @@ def test_distilled_models_draw_in_few_steps_and_without_guidance() -> None:
     turbo = ZImage(tiny_z_image(), "Tongyi-MAI/Z-Image-Turbo@0")
     assert (turbo.steps, turbo.guidance) == (8, 0.0)
     assert "negative_prompt_embeds" not in turbo.pipeline_arguments(turbo.encode_text(["a cat"]), "", 0.0)
+
+
+def test_a_picture_larger_than_the_model_knows_places_for_is_refused() -> None:
+    backbone = backbone_of("sd3")
+    side = backbone.longest_side + 16
+    with pytest.raises(
+        ConfigError, match=f"{side} × 32 pixels: this model draws at most {backbone.longest_side} a side"
+    ):
+        generate(backbone, ["a cat"], seeds=[1], steps=1, size=(side, 32))

@@ -112,6 +112,8 @@ def draw(
     check_reach(backbone.token_tables(), vectors or {})
 
     sides = {} if size is None else dict(zip(("width", "height"), _checked_size(size), strict=True))
+    if size is not None and max(size) > backbone.longest_side:
+        raise ConfigError(f"{size[0]} × {size[1]} pixels: this model draws at most {backbone.longest_side} a side")
     pipeline = backbone.pipeline()
     if scheduler is not None:
         pipeline.scheduler = _other_scheduler(pipeline.scheduler, scheduler)

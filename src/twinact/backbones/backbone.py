@@ -129,7 +129,7 @@ class Backbone(ABC):
         device, dtype: Where the modules are and in which precision they compute.
         quantised: How the weights of their linear layers are rounded: "int8", "nf4" or None.
         latent_shape: (c, h, w) of one picture's latents.
-        image_size: Side of a picture in pixels.
+        image_size, longest_side: Side of a picture in pixels; the longest that it draws.
     """
 
     denoiser: nn.Module
@@ -149,6 +149,7 @@ class Backbone(ABC):
     quantised: str | None = None
     latent_shape: tuple[int, int, int]
     image_size: int
+    longest_side: int = 8192
 
     stock: ClassVar["type[DiffusionPipeline]"]
     denoiser_name: ClassVar[str]

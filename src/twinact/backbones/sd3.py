@@ -39,6 +39,13 @@ class StableDiffusion3(Backbone):
             raise ConfigError(f"model {model_id!r} lacks one of its two CLIP text encoders: only T5 may be left out")
         super().__init__(pipeline, model_id)
         side = pipeline.default_sample_size
+        most = self.denoiser.config.pos_embed_max_size * self.denoiser.config.patch_size
+        if side > most:
+            raise ConfigError(
+                f"model {model_id!r} draws {side} latents a side, and its transformer knows {most} "
+                "(pos_embed_max_size): its config is damaged; download or copy it again"
+            )
+        self.longest_side = most * pipeline.vae_scale_factor
         self.latent_shape = (self.denoiser.config.in_channels, side, side)
         self.image_size = side * pipeline.vae_scale_factor
         self._rows = side // self.denoiser.config.patch_size

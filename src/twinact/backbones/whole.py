@@ -4,16 +4,17 @@
 then opens, draws, and reads every word as another one. An interrupted download is such a folder.
 """
 
+import inspect
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from twinact.backbones.weights import read_config
 from twinact.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import ConfigMixin, DiffusionPipeline
     from transformers import PreTrainedModel
 
     from twinact.backbones.backbone import TokenTable
@@ -65,9 +66,10 @@ def check_networks(pipeline: "DiffusionPipeline", folder: Path) -> None:
     """Makes sure that the files of a pipeline's networks held all their tensors; `diffusers` leaves others empty.
 
     Raises:
-        CheckpointError: They did not; the message names the part and the first tensor. Or the autoencoder does not say
-            how its latents are shifted, where the family asks for it.
+        CheckpointError: They did not; the message names the part and the first tensor. Or a setting is no number where
+            one is needed, or the autoencoder does not say how its latents are shifted, where the family asks for it.
     """
+    from diffusers import ConfigMixin
     from torch.nn import Module
 
     vae = pipeline.components.get("vae")
@@ -79,7 +81,27 @@ def check_networks(pipeline: "DiffusionPipeline", folder: Path) -> None:
 
     for name, network in pipeline.components.items():
         if isinstance(network, Module):
+            if isinstance(network, ConfigMixin):
+                _check_numbers(name, network, folder)
             _tell_missing([key for key, tensor in network.named_parameters() if tensor.is_meta], name, folder)
+
+
+def _check_numbers(name: str, network: "ConfigMixin", folder: Path) -> None:
+    """Makes sure that settings are numbers where networks compute with them; some ask for them only when they draw."""
+    for key, parameter in inspect.signature(type(network).__init__).parameters.items():
+        value, usual = network.config.get(key, parameter.default), parameter.default
+        kinds = {*get_args(parameter.annotation)} or {parameter.annotation}
+        if float in kinds and kinds <= {float, int, type(None)}:
+            right = value is None or isinstance(value, int | float)
+        elif isinstance(usual, tuple | list) and usual and all(isinstance(one, int | float) for one in usual):
+            right = isinstance(value, tuple | list) and all(isinstance(one, int | float) for one in value)
+        else:
+            continue
+        if not right:
+            raise CheckpointError(
+                f"model {str(folder)!r}: {key} is {value!r} in the config of its {name}, where numbers are needed; "
+                "download or copy it again"
+            )
 
 
 def check_not_rounded(folder: Path) -> None:
