@@ -1,34 +1,28 @@
-"""What several test files start from; tests only read it."""
+"""What several test files start from; tests only read it.
+
+Fixtures import what they need: the process that hands tests to others reads this file, too, and needs none of it.
+"""
 
 import re
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from small import exemplars_in, small_space
-from tiny import tiny_sd
-from twinact.backbones import load
-from twinact.backbones.backbone import Backbone
-from twinact.backbones.sd import StableDiffusion
-from twinact.backbones.shipped import model_dir
-from twinact.data.exemplars import Exemplars, load_exemplars
-from twinact.phrases import load_phrases
-from twinact.readers import FOLDER, LatentActionEncoder
-from twinact.readers.latent import EncoderConfig
-from twinact.space import ActionSpace
-from twinact.space.build import SPACE_FILE, build_space
-from twinact.world.bodies import ACTORS
-from twinact.world.judges.judges import Judges
-from twinact.world.places import PLACES
+if TYPE_CHECKING:
+    from twinact.backbones.backbone import Backbone
+    from twinact.data.exemplars import Exemplars
+    from twinact.readers import LatentActionEncoder
+    from twinact.space import ActionSpace
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Stable Diffusion."""
+    from tiny import tiny_sd
+
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_sd().save_pretrained(folder)
     return folder
@@ -37,6 +31,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as nano's, that knows the words of the world, with untrained weights."""
+    import torch
+
+    from tiny import tiny_sd
+    from twinact.backbones import load
+    from twinact.backbones.shipped import model_dir
+    from twinact.phrases import load_phrases
+    from twinact.readers import FOLDER, LatentActionEncoder
+    from twinact.readers.latent import EncoderConfig
+    from twinact.space import ActionSpace
+    from twinact.space.build import SPACE_FILE, build_space
+    from twinact.world.bodies import ACTORS
+    from twinact.world.judges.judges import Judges
+    from twinact.world.places import PLACES
+
     folder = tmp_path_factory.mktemp("models") / "nano"
     texts = [*ACTORS, *(place.text for place in PLACES.values()), *(phrase.text for phrase in load_phrases())]
     words = sorted({word for text in texts for word in text.split()} | {"a", "an", "with", "and"})
@@ -53,25 +61,38 @@ def toy_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
+def backbone() -> "Backbone":
+    from tiny import tiny_sd
+    from twinact.backbones.sd import StableDiffusion
+
     return StableDiffusion(tiny_sd(), "tiny@0")
 
 
 @pytest.fixture(scope="module")
-def space(backbone: Backbone) -> ActionSpace:
+def space(backbone: "Backbone") -> "ActionSpace":
+    from small import small_space
+
     return small_space(backbone)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> LatentActionEncoder:
+def encoder() -> "LatentActionEncoder":
+    import torch
+
+    from twinact.readers import LatentActionEncoder
+    from twinact.readers.latent import EncoderConfig
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return LatentActionEncoder(EncoderConfig(4, 5, ((0, 1), (1, 2), (2, 3), (3, 4)), width=8, deep=16))
 
 
 @pytest.fixture(scope="module")
-def exemplars(tmp_path_factory: pytest.TempPathFactory) -> Exemplars:
+def exemplars(tmp_path_factory: pytest.TempPathFactory) -> "Exemplars":
     """Three pictures, one with a caption of its own."""
+    from small import exemplars_in
+    from twinact.data.exemplars import load_exemplars
+
     folder = tmp_path_factory.mktemp("exemplars")
     exemplars_in(folder)
     (folder / "0.txt").write_text("a robot <act> in the park")
