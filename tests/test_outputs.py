@@ -58,6 +58,21 @@ def test_a_picture_that_cannot_be_noted_down_is_not_kept(tmp_path: Path) -> None
     assert [json.loads(one)["seed"] for one in (tmp_path / RECORD).read_text().splitlines()] == [0, 1]
 
 
+def test_a_picture_that_a_kill_left_without_its_line_does_not_close_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("twinact.cli.outputs.append_line", killed)
+        with pytest.raises(KeyboardInterrupt):
+            PictureFolder(tmp_path / "new").add(Image.new("RGB", (8, 8)), "leap", {"seed": 0}, "")
+    second = PictureFolder(tmp_path / "new").add(Image.new("RGB", (8, 8)), "leap", {"seed": 0}, "")
+    assert second.name == "leap_00001_0.png"
+    assert [json.loads(line)["file"] for line in (tmp_path / "new" / RECORD).read_text().splitlines()] == [second.name]
+
+
 def test_a_folder_that_was_opened_twice_keeps_all_pictures(tmp_path: Path) -> None:
     first, second = PictureFolder(tmp_path), PictureFolder(tmp_path)
     paths = [

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,9 @@ class PictureFolder:
         info.add_text("parameters", parameters)
         info.add_text("twinact", json.dumps(facts, allow_nan=False))
         data = png_bytes(image, pnginfo=info)
+        if not self._record.exists():  # before the first picture: whoever is killed behind it leaves a folder of ours
+            with suppress(NameTaken):
+                atomic_write_bytes(self._record, b"", new=True)
         while True:
             path = self.path / f"{name}_{self._next:05d}_{facts['seed']}.png"
             self._next += 1
