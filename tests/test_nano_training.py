@@ -125,7 +125,8 @@ def test_importing_the_training_says_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_whole_recipe_at_toy_size(tmp_path: Path) -> None:
+def test_whole_recipe_at_toy_size(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("twinact.nano.vae._FITTED_ON", 20)
     model = _train(tmp_path / "run", recipe=TOY)
     pipeline = DiffusionPipeline.from_pretrained(model)
     further = _train(tmp_path / "further", "unet", recipe=TOY, start=model)

@@ -14,7 +14,14 @@ from families import CORE, FAMILIES, noisy, times, vectors_of
 from tiny import tiny_flux, tiny_sd, tiny_sdxl
 from twinact import PLACEHOLDER
 from twinact.backbones import load
-from twinact.backbones.memory import PRESETS, autocast, explain_out_of_memory, is_out_of_memory, visited_device
+from twinact.backbones.memory import (
+    PRESETS,
+    autocast,
+    bf16_if_native,
+    explain_out_of_memory,
+    is_out_of_memory,
+    visited_device,
+)
 from twinact.backbones.sd import StableDiffusion
 from twinact.backbones.sdxl import StableDiffusionXL
 from twinact.errors import CheckpointError, OutOfMemory
@@ -83,6 +90,13 @@ def test_weights_are_opened_in_the_precision_asked_for(model: Path) -> None:
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         parts = open_model(model, precision).pipeline().components.values()
         assert {part.dtype for part in parts if isinstance(part, nn.Module)} == {dtype}
+
+
+@pytest.mark.parametrize(("hardware", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_is_computed_by_hardware_only(monkeypatch, hardware: bool, dtype: torch.dtype) -> None:
+    monkeypatch.setattr("twinact.backbones.memory.cpu_computes_bf16", lambda: hardware)
+    with bf16_if_native(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 @pytest.mark.parametrize("resting", [False, True])

@@ -17,7 +17,7 @@ from twinact.errors import CheckpointError, ConfigError
 from twinact.jobs import resources as module
 from twinact.jobs.job import Job
 from twinact.jobs.many import attempt
-from twinact.jobs.resources import Gpu, Resources, resources_for, run_config
+from twinact.jobs.resources import Gpu, Resources, choose_resources, resources_for, run_config
 
 GIB = 2**30
 SD15, SDXL, FLUX = 1_066_235_307, 3_468_837_447, 16_870_599_039  # benchmarks/results/full_size.json
@@ -93,6 +93,14 @@ def test_on_the_cpu_the_rest_stays_as_it_was(plain_cpu: None, model: Path, tmp_p
     assert run_config({"memory": "low"}, model, 8) == RunConfig(memory="low")
     with pytest.raises(ConfigError, match="precision 'bf8'"):
         run_config({"precision": "bf8"}, model, 8)
+
+
+@pytest.mark.parametrize(("precision", "told"), [(None, False), ("fp32", False), ("bf16", True), ("nf4", True)])
+def test_a_precision_that_the_cpu_emulates_is_told(
+    plain_cpu: None, model: Path, capsys: pytest.CaptureFixture[str], precision: str | None, told: bool
+) -> None:
+    choose_resources(model, precision)
+    assert ("emulates what precision" in capsys.readouterr().err) == told
 
 
 def test_one_picture_at_a_time_and_what_is_said_stands(small_gpu: None, model: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from twinact.errors import DataError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+LONGEST_SIDE = 8192  # of a picture, in pixels
 JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 """Linear layers of attention over text and picture together, as most transformers of diffusers name them."""
 
@@ -149,7 +150,7 @@ class Backbone(ABC):
     quantised: str | None = None
     latent_shape: tuple[int, int, int]
     image_size: int
-    longest_side: int = 8192
+    longest_side: int = LONGEST_SIDE
 
     stock: ClassVar["type[DiffusionPipeline]"]
     denoiser_name: ClassVar[str]

@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -111,6 +112,23 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which networks compute in a precision."""
     reduced = precision != "fp32"
     return torch.autocast(device.type, DTYPES[precision] if reduced else torch.bfloat16, enabled=reduced)
+
+
+def bf16_if_native(device: torch.device) -> torch.autocast:
+    """The context in which networks compute in bfloat16 where the device does that in hardware, else as they are.
+
+    Weights are not cached between calls, which graphs of kernels cannot use.
+    """
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    native = on_gpu or (device.type == "cpu" and cpu_computes_bf16())
+    return torch.autocast(device.type, torch.bfloat16, enabled=native, cache_enabled=False)
+
+
+@lru_cache(maxsize=1)
+def cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16; emulating them takes up to thirty times as long as float32."""
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 @contextmanager

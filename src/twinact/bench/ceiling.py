@@ -14,6 +14,7 @@ from torch import Tensor
 
 from twinact import PLACEHOLDER
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.memory import bf16_if_native
 from twinact.bench.metrics import Scores, score
 from twinact.bench.tasks import asks, best_text
 from twinact.nano.recipe import RECIPE
@@ -53,7 +54,7 @@ def fitted_vectors(
         noise = torch.randn(_BATCH, *latents.shape[1:], generator=generator)
         t = backbone.noising.sample_t(_BATCH, generator, RECIPE.noise_bias)
         noised = backbone.noising.add(latents[chosen], noise, t)
-        with torch.autocast("cpu", torch.bfloat16):
+        with bf16_if_native(backbone.device):
             cond = backbone.encode_text([prompts[i] for i in chosen], {PLACEHOLDER: [vectors]})
             error = backbone.predict(noised.x_t, noised.t, cond).float() - noised.target
         optimizer.param_groups[0]["lr"] = _RATE * (0.55 + 0.45 * math.cos(math.pi * step / steps))

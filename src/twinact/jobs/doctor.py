@@ -20,9 +20,10 @@ from packaging.requirements import Requirement
 from twinact import PLACEHOLDER, __version__
 from twinact.backbones import family, parameters
 from twinact.backbones.backbone import Backbone
+from twinact.backbones.memory import cpu_computes_bf16
 from twinact.errors import DataError, MissingDependency, TwinactError, first_line
 from twinact.jobs.models import default_space, open_model
-from twinact.jobs.resources import Gpu, cpu_computes_bf16, finest, needed_bytes, this_gpu
+from twinact.jobs.resources import Gpu, finest, needed_bytes, this_gpu
 from twinact.sample import generate
 from twinact.storage import atomic_write_bytes
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from twinact.backbones import parameters
+from twinact.backbones.memory import cpu_computes_bf16
 from twinact.configs import BUDGETS, RunConfig
 from twinact.console import say
 from twinact.training.gradients import check_parts
@@ -112,13 +113,6 @@ def this_gpu() -> Gpu | None:
     return Gpu(torch.cuda.mem_get_info(device)[0], torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-@lru_cache(maxsize=1)
-def cpu_computes_bf16() -> bool:
-    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
-    known = torch.cpu.get_capabilities()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
 def choose_resources(model: str | Path, precision: str | None = None, memory: str | None = None) -> Resources:
     """What suits a model in this process; see `resources_for`. A message says what was chosen.
 
@@ -130,6 +124,8 @@ def choose_resources(model: str | Path, precision: str | None = None, memory: st
         found = resources_for(None, 0, precision, memory, cpu_bf16=cpu_computes_bf16())
         if precision is None and found.precision != "fp32":
             say(f"for this CPU: precision {found.precision}")
+        if found.precision != "fp32" and not cpu_computes_bf16():
+            say(f"note: this CPU emulates what precision {found.precision} computes in; fp32 is many times as fast")
         return found
     numbers = parameters(model)
     found = resources_for(gpu, numbers, precision, memory)

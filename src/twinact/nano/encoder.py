@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from twinact.backbones.memory import bf16_if_native
 from twinact.nano.data import PictureBatch, freely_posed, picture_batches, trained_part
 from twinact.nano.fit import fit_module, visited_twice
 from twinact.nano.heatmaps import heat_loss
@@ -52,7 +53,7 @@ def train_encoder(
     def loss(step: int, batch: PictureBatch) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)
         latents = degrade(codes.encode(batch.images.to(device)), generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with bf16_if_native(device):
             heat = encoder(latents)
         return {"loss": heat_loss(heat, batch.joints.to(device))}
 

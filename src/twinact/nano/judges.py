@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from twinact.backbones.memory import bf16_if_native
 from twinact.nano.data import draw_alone
 from twinact.nano.fit import fit_module, visited_twice
 from twinact.nano.heatmaps import heat_loss
@@ -92,11 +93,11 @@ def train_judges(
     def loss(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         seen = {name: values.to(device) for name, values in batch.items()}
         clean, whole = (seen[name].permute(0, 3, 1, 2).float() / 127.5 - 1 for name in ("pixels", "whole"))
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), bf16_if_native(device):
             decoded = vae.decode(vae.encode(whole).latent_dist.mode()).sample.float()
         clean[::_DECODED] = F.interpolate(decoded, size=(SIDE, SIDE), mode="area")
         images = augment(clean, torch.Generator(device).manual_seed(step))
-        with torch.autocast(device.type, torch.bfloat16):
+        with bf16_if_native(device):
             found = judges(images)
         unlike = F.smooth_l1_loss(found.pose.float(), seen["pose"], beta=0.05, reduction="none")
         terms = {

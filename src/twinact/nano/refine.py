@@ -24,10 +24,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
 
+from twinact.backbones.memory import bf16_if_native
 from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
 from twinact.nano.text import token_ids
-from twinact.nano.unet import Denoising, autocast, build_scheduler, learn_along
+from twinact.nano.unet import Denoising, build_scheduler, learn_along
 from twinact.nano.wishes import Wishes
 from twinact.readers import LatentActionEncoder
 from twinact.readers.body import SEGMENTS
@@ -132,13 +133,13 @@ def refine_unet(
         read = range(_FIRST, recipe.drawing_steps) if others else range(_FIRST)
         scheduler.set_timesteps(recipe.drawing_steps)  # forgets the drawing before
         x, found = wish.noise, []
-        with autocast(device):
+        with bf16_if_native(device):
             told = denoising.read({"ids": wish.ids, "second": wish.second, "share": wish.share})
             with torch.no_grad():
                 untold = text(input_ids=denoising.unsaid.expand(len(x), -1)).last_hidden_state
         for number, t in enumerate(scheduler.timesteps[: read.stop]):
             times = t.to(device).expand(len(x))
-            with autocast(device):
+            with bf16_if_native(device):
                 with torch.no_grad():
                     without = predict(x, times, untold)[0].float()
                 with torch.set_grad_enabled(number in read):

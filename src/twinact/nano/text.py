@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from twinact.backbones.memory import bf16_if_native
 from twinact.nano.data import trained_part, worded
 from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
@@ -233,7 +234,7 @@ def train_text(
     def loss(step: int, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = {name: value.to(device) for name, value in seen.items()}
         generator.manual_seed(step)
-        with torch.autocast(device.type, torch.bfloat16):
+        with bf16_if_native(device):
             with mixed(pair.text, batch["second"], batch["share"]):
                 text = pair.text(input_ids=batch["ids"])
             scene = pair.scene(batch["actor"], batch["place"], batch["light"], batch["things"], batch["pose"])

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from twinact.backbones import load, quiet
 from twinact.backbones.facts import ModelFacts
+from twinact.backbones.memory import bf16_if_native
 from twinact.errors import ConfigError
 from twinact.intent import intended_pose
 from twinact.intent.pose_table import pose_table
@@ -270,7 +271,7 @@ def preview_sheet(pipeline: "StableDiffusionPipeline", recipe: Recipe) -> Image.
         for phrase in _PREVIEW_PHRASES
     ]
     generators = [torch.Generator().manual_seed(7) for _ in prompts]
-    with torch.autocast(pipeline.device.type, torch.bfloat16):
+    with bf16_if_native(pipeline.device):
         images = pipeline(
             prompts, num_inference_steps=recipe.drawing_steps, guidance_scale=recipe.guidance, generator=generators
         ).images

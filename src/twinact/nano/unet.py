@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from twinact.backbones.memory import bf16_if_native
 from twinact.backbones.noising import DDPMNoising
 from twinact.nano.fit import fit_module
 from twinact.nano.heatmaps import heat_loss, limb_map
@@ -116,16 +117,11 @@ class Denoising:
         generator = torch.Generator().manual_seed(self.recipe.seed + step)
         t = self.noising.sample_t(self.batch_size, generator, self.recipe.noise_bias)
         noised = self.noising.add(batch["latents"], batch["noise"], t)
-        with autocast(self.device):
+        with bf16_if_native(self.device):
             prediction, more = predict(noised.x_t, noised.t, self.read(batch).float())
         limbs = limb_map(batch["joints"], batch["masks"].shape[-1])
         weight = 1 + (self.recipe.figure_weight - 1) * batch["masks"] + self.recipe.limbs_weight * limbs
         return (weight * (prediction.float() - noised.target).square()).mean() / weight.mean(), more
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it is exact enough; weights are not cached between calls, which graphs of kernels cannot use."""
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def learn_along(text: CLIPTextModel) -> None:
@@ -177,7 +173,7 @@ def _as_one_kernel(guided: _Guided, denoising: Denoising, report: Callable[[str]
     hidden = denoising.read(batch).detach().float().requires_grad_()
     times = torch.zeros(len(hidden), dtype=torch.long, device=denoising.device)
     guided.train()
-    with autocast(denoising.device):
+    with bf16_if_native(denoising.device):
         graphed = torch.cuda.make_graphed_callables(_Plain(guided), (batch["latents"], times, hidden))
     report("unet: runs as one graph of kernels")
     return graphed

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from twinact.backbones.memory import bf16_if_native
 from twinact.nano.data import PictureBatch, freely_posed, picture_batches, trained_part
 from twinact.nano.fit import fit_module
 from twinact.nano.recipe import Recipe
@@ -147,7 +148,7 @@ def train_vae(
         generator = torch.Generator().manual_seed(step)
         noise = _MAX_NOISE * torch.rand(len(images), 1, 1, 1, generator=generator)
         noisy = wanted + (noise * torch.randn(wanted.shape, generator=generator)).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with bf16_if_native(device):
             posterior = vae.encode(images).latent_dist
             error = vae.decode(noisy).sample.float() - images
         weight = 1 + 2 * batch.masks.to(device)
