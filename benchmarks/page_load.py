@@ -72,11 +72,12 @@ async def _load(given: argparse.Namespace, root: Path, temporary: Path) -> dict[
         stopping = asyncio.create_task(_restart(server, jobs, getattr(signal, f"SIG{given.signal}")))
         visits = [asyncio.create_task(visitor.visit()) for visitor in visitors]
         try:
-            await asyncio.gather(*visits)
-            await stopping
+            await asyncio.gather(stopping, *visits)
         finally:
             for task in (watching, stopping, *visits):
                 task.cancel()
+            # Only the first error counts; the pages of the others are closed under them.
+            await asyncio.gather(watching, stopping, *visits, return_exceptions=True)
             await browser.close()
             await server.stop(signal.SIGTERM)
     seconds = time.monotonic() - began

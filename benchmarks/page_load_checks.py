@@ -16,7 +16,9 @@ from twinact.app.run_state import SAID
 from twinact.app.runs import Runs
 from twinact.app.studio import QUICK_STEPS, Sheet, Studio
 from twinact.bench.examples import examples
+from twinact.data.exemplars import read_exemplars
 from twinact.errors import TwinactError
+from twinact.jobs.exemplar_pose import with_keypoints
 from twinact.runs.folder import RunFolder
 
 
@@ -52,7 +54,6 @@ def _of_job(root: Path, job: Job, fresh: Path) -> list[str]:
     own = folder.exemplars(job.name)
     if not fresh.joinpath(job.example).exists():
         examples()[job.example](fresh / job.example, 128)
-    pictures = sorted(path.name for path in own.glob("*.png"))
     facts = {
         "name": (action.name, job.name),
         "start": (config.get("start"), job.start),
@@ -60,7 +61,7 @@ def _of_job(root: Path, job: Job, fresh: Path) -> list[str]:
         "steps of its log": (steps, list(range(1, job.steps + 1))),
         "beginnings": (said.count(f"learning {job.name} on"), 1),
         "files of its exemplars": (_hashes(own), _hashes(fresh / job.example)),
-        "exemplars": (sorted(action.meta["exemplars"]), sorted(_hashes(own)[name] for name in pictures)),
+        "exemplars": (sorted(action.meta["exemplars"]), sorted(with_keypoints(read_exemplars(own)).hashes)),
     }
     return [f"{what} is {is_so}, and should be {should}" for what, (is_so, should) in facts.items() if is_so != should]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from twinact.app.folder import AT_ONCE
@@ -25,7 +25,8 @@ from twinact.phrases import load_phrases
 
 T = TypeVar("T")
 # All browsers share the cores with the server, and each would draw its waiting signs sixty times a second.
-SELDOM = "window.requestAnimationFrame = then => setTimeout(() => then(performance.now()), 1000)"
+FRAME_SECONDS = 1.0
+SELDOM = f"window.requestAnimationFrame = then => setTimeout(() => then(performance.now()), {1000 * FRAME_SECONDS:g})"
 DESK: Any = {"width": 1280, "height": 900}
 
 
@@ -189,7 +190,7 @@ class Visitor:
             try:
                 view = await self._server.while_up(self._open)
                 began = time.monotonic()
-                await self._server.while_up(lambda view=view: work(view))
+                await self._server.while_up(lambda view=view: self._patiently(work(view)))
                 self.seconds[what].append(time.monotonic() - began)
                 return
             except ServerStopped:
@@ -198,6 +199,10 @@ class Visitor:
                     self._view = None
             except Exception as error:
                 raise RuntimeError(f"{what} by {self._jobs[0].name}: {error}\n{await self._toasts()}") from error
+
+    async def _patiently(self, work: Awaitable[None]) -> None:
+        async with asyncio.timeout(self._patience_ms / 1000):  # what is tried again and again has no other end
+            await work
 
     async def _open(self) -> Page:
         if self._view is None:
@@ -247,15 +252,16 @@ class Visitor:
         number = len(self.drawn)
         prompt = f"{ACTORS[number % len(ACTORS)]} <act> {PLACES[number % len(PLACES)]}"
         seed = 1000 * self._jobs[0].browser + number
-        await choose(view, "Action", action)
         box = view.get_by_label(re.compile(r"^\s*prompt\b")).locator("visible=true")
-        if not await box.is_visible():
-            await view.get_by_role("button", name=re.compile("^More")).locator("visible=true").click()
-        first = view.get_by_label("seed", exact=True).locator("visible=true")
-        while (await box.input_value(), await first.input_value()) != (prompt, str(seed)):
+        chosen, first = (view.get_by_label(label, exact=True).locator("visible=true") for label in ("Action", "seed"))
+        wanted = (action, prompt, str(seed))
+        # What has just appeared may take its own value again with a late frame, and what is unfolded may fold.
+        while not await box.is_visible() or tuple([await one.input_value() for one in (chosen, box, first)]) != wanted:
+            await choose(view, "Action", action)
+            await _unfold(view, "More", box)
             await box.fill(prompt)
             await first.fill(str(seed))
-            await asyncio.sleep(0.5)  # boxes that have just appeared may take their own value again
+            await asyncio.sleep(2 * FRAME_SECONDS)
         await view.get_by_role("button", name="Draw", exact=True).click()
         command = view.locator(".command textarea:visible")
         await expect(command).to_have_value(
@@ -279,8 +285,7 @@ class Visitor:
 async def _set(view: Page, settings: dict[str, str]) -> None:
     """Type values into the table of settings, found by its search."""
     search = view.get_by_placeholder("Search...")
-    if not await search.is_visible():
-        await view.get_by_role("button", name=re.compile("^Captions and all settings")).click()
+    await _unfold(view, "Captions and all settings", search)
     for name, value in settings.items():
         await search.fill(name)
         cells = view.locator("[role=gridcell]:visible")
@@ -297,6 +302,13 @@ async def _set(view: Page, settings: dict[str, str]) -> None:
                 await editor.press("Enter")
             await asyncio.sleep(0.1)
     await search.fill("")
+
+
+async def _unfold(view: Page, title: str, inside: Locator) -> None:
+    """Open what is folded away, until it stays open."""
+    while not await inside.is_visible():
+        await view.get_by_role("button", name=re.compile(f"^{title}")).locator("visible=true").click()
+        await asyncio.sleep(2 * FRAME_SECONDS)
 
 
 async def choose(view: Page, label: str, option: str) -> None:

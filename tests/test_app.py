@@ -230,22 +230,6 @@ def test_whoever_asks_the_model_works_in_one_thread(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
-def test_a_renewed_chooser_leaves_what_is_chosen_alone(tmp_path: Path, two: dict[str, Action]) -> None:
-    common = pytest.importorskip(
-        "twinact.app.tabs.common", reason="the extra app is not installed", exc_type=ImportError
-    )
-    folder = WorkFolder(tmp_path)
-    for name, action in two.items():
-        action.save(folder.mixed(name))
-    page = common.Page(folder, Studio(folder, "nano"), Runs(folder, "nano"), tmp_path)
-    page.chooser("Action")
-    page.chooser("Another", empty=True)
-    newest = next(iter(folder.actions()))
-    # Whoever chooses while the answer is on its way keeps that choice: the answer holds no value.
-    assert [update.constructor_args.get("value", "kept") for update in page.renewed("lunge", "")] == ["kept", "kept"]
-    assert [update.constructor_args.get("value", "kept") for update in page.renewed("gone", "gone")] == [newest, None]
-
-
 def test_a_sheet_has_a_picture_of_every_prompt_and_seed() -> None:
     prompts = grid(["a panda", "a fox"], ["in a park", "on a beach"])
     assert prompts[1] == "a panda <act> on a beach" and len(Sheet(prompts, seeds=(3, 4)).shots) == 8

@@ -19,6 +19,8 @@ from twinact.bench.examples import examples
 
 pytest.importorskip("gradio", reason="the extra app is not installed", exc_type=ImportError)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
+from twinact.app.tabs.common import kept_in  # noqa: E402 - it needs gradio
+
 playwright.expect.set_options(timeout=60_000)  # machines are slow beside other tests
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -205,6 +207,15 @@ def test_reports_are_shown_apart_from_the_page(page: Any, studio: Path) -> None:
     frame.wait_for()
     assert frame.get_attribute("sandbox") == ""
     assert page.frame_locator("iframe.report").get_by_text("learned from").first.inner_text()
+
+
+def test_what_is_chosen_is_kept_while_it_is_there(page: Any) -> None:
+    def kept(names: list[str], *chosen: str | None) -> Any:
+        return page.evaluate(f"([names, chosen]) => ({kept_in((False, True))})(names, ...chosen)", [names, chosen])
+
+    assert kept(["new", "old"], "old", "old") == ["old", "old"]
+    assert kept(["new", "old"], "gone", "gone") == kept(["new", "old"], None, "") == ["new", None]
+    assert kept([], None, None) == [None, None]
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])

@@ -1,13 +1,14 @@
 """Puts the tabs on one page."""
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from importlib import resources
 
 import gradio as gr
 
 from twinact.app.tabs import compare, draw, learn, mix, space
-from twinact.app.tabs.common import Page, told
+from twinact.app.tabs.common import Page
 
 TABS: dict[str, Callable[[Page], None]] = {
     "Learn": learn.build,
@@ -33,15 +34,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Tab(name) as tabs[name]:
                     widgets(page)
         gr.HTML(f"<footer>{_FOOT}</footer>")
-        # The choosers of all tabs are known only now.
-        boxes = [box for box, _ in page.choosers]
-        gr.on(
-            [blocks.load, *(tab.select for tab in tabs.values())],
-            told(page.renewed),
-            boxes,
-            boxes,
-            show_progress="hidden",
-        )
+        page.renew(partial(gr.on, [blocks.load, *(tab.select for tab in tabs.values())]))  # all choosers are known now
         openings = [(blocks.load, call) for call in page.on_load]
         openings += [(tabs[name].select, call) for name, call in page.on_show.items()]
         for opened, call in openings:

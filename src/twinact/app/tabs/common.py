@@ -1,6 +1,7 @@
 """What the tabs share: the page's parts, errors in words, and dropdowns that follow the folder."""
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,20 +63,33 @@ class Page:
         self.choosers.append((box, empty))
         return box
 
-    def renewed(self, *chosen: str | None) -> list[Any]:
-        """The choosers' updates, from what is chosen in each.
+    def renew(self, after: Callable[..., Any]) -> None:
+        """Let the choosers that there are follow the folder when something has happened.
 
-        What is chosen stays untouched while it is there: whoever chooses another action before the answer has come
-        keeps that one.
+        What is chosen is looked at in the browser when the answer is there: whoever has chosen meanwhile keeps that.
+
+        Args:
+            after: Takes what is called then, its inputs and its outputs, as `gradio.on` with triggers does.
         """
+        boxes = [box for box, _ in self.choosers]
+        names = gr.JSON(visible=False)
+        sent = after(told(self._listed), None, [names, *boxes], show_progress="hidden")
+        sent.then(None, [names, *boxes], boxes, js=kept_in([empty for _, empty in self.choosers]))
+
+    def _listed(self) -> list[Any]:
         names = list(self.folder.actions())
-        updates = []
-        for value, (_, empty) in zip(chosen, self.choosers, strict=True):
-            if value in names or (empty and not value):
-                updates.append(gr.Dropdown(choices=names))
-            else:
-                updates.append(gr.Dropdown(choices=names, value=None if empty or not names else names[0]))
-        return updates
+        return [names, *(gr.Dropdown(choices=names) for _ in self.choosers)]
+
+
+def kept_in(empty: Sequence[bool]) -> str:
+    """JavaScript: (names, ...what is chosen) → what stays chosen while it is there, else the newest, or nothing.
+
+    Args:
+        empty: Of every box, whether it may have no choice.
+    """
+    allowed = json.dumps(list(empty))
+    return f"""(names, ...chosen) => chosen.map((one, i) =>
+        names.includes(one) ? one : {allowed}[i] ? null : names[0] ?? null)"""
 
 
 def told(handler: Callable[..., Any]) -> Callable[..., Any]:

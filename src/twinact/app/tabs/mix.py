@@ -120,9 +120,7 @@ def build(page: Page) -> None:
     page.on_show["Mix"] = Call(drawn, looks, shown, MODEL)
     neutral = [0.0] * len(sliders)
     reset.click(lambda: (None, 0.5, None, "", *neutral), None, [toward, amount, other, part, *sliders.values()])
-    save.click(saved, [wanted, *given], [remark, command, wanted], **MODEL).then(
-        page.renewed, [box for box, _ in page.choosers], [box for box, _ in page.choosers]
-    )
+    page.renew(save.click(saved, [wanted, *given], [remark, command, wanted], **MODEL).then)
 
 
 def _slider(name: str) -> gr.Slider:
