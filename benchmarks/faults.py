@@ -87,7 +87,7 @@ def run(
     if process == 0:
         _be(work, folder.resolve(), report)
     began = time.monotonic()
-    spent, most = Need(), need or Need(1e9, 2**60)
+    limited, spent, most = need is not None, Need(), need or Need(1e9, 2**60)
     code: int | None = 0
     while True:
         done, status, usage = os.wait4(process, os.WNOHANG)
@@ -99,9 +99,7 @@ def run(
             break
         if kill_after is not None and waited > kill_after:
             os.kill(process, signal.SIGKILL)
-        elif code is None or need is None:
-            pass
-        elif _beyond(process, most) or _idle(process, waited) > _WAITING_SECONDS:
+        elif limited and code is not None and (_beyond(process, most) or _idle(process, waited) > _WAITING_SECONDS):
             code = None
             os.kill(process, signal.SIGKILL)
         time.sleep(0.002)

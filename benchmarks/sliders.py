@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Bench:
         work: Folder of all that is finished.
         run: Precision.
         ask: Whether the model is asked what it means.
+        actions: Those that are learned already.
     """
 
     nano: Backbone
@@ -126,16 +127,20 @@ class Bench:
     work: Path
     run: RunConfig
     ask: bool
+    actions: dict[str, tuple[Action, ActionSpace, Meant | None]] = field(default_factory=dict)
 
     def learned(self, name: str) -> tuple[Action, ActionSpace, Meant | None]:
         """A dev action, its space, and who tells what the model means."""
+        if name in self.actions:
+            return self.actions[name]
         exemplars, run_dir = self.work / "exemplars" / name, self.work / "runs" / name
         if not (exemplars / "truth.json").is_file():  # written last
             world_task(DEV_ACTIONS[name], 1).write_exemplars(exemplars, self.nano.image_size)
         job = Job(exemplars=exemplars, config=LearnConfig(name=name), run_dir=run_dir, run=asdict(self.run))
         action = run_job(job, backbone=self.nano, tell=lambda _text: None).action
         space = ActionSpace.load(run_dir / SPACE_FILE)
-        return action, space, Meant.of(self.nano, space) if self.ask else None
+        self.actions[name] = action, space, Meant.of(self.nano, space) if self.ask else None
+        return self.actions[name]
 
     def strip(self, name: str, slider: str, number: int) -> dict[str, Any]:
         """What `measured` says of a strip."""

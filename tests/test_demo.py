@@ -181,9 +181,9 @@ def test_strips_move_only_the_action() -> None:
     action = Action.from_coefficients("leap", space, torch.stack(points), mask=torch.stack(masks))
     other = Action.from_coefficients("squat", space, *space.project_phrase("squatting low")[:1])
     asked = grid_asks(CUSTOM, 6, 4)
-    strips = slider_strips(action, SMALL.sliders, space, asked)
+    strips = slider_strips(action, SMALL.sliders, space, asked, None)
     assert len({row[0].prompt for strip in strips for row in strip.rows}) == 3
-    strips += mixing_strips(action, other, "squatting low", space, asked)
+    strips += mixing_strips(action, other, "squatting low", space, asked, None)
     assert [strip.title for strip in strips[-2:]] == ["Parts of “squatting low”", "Towards “squatting low”"]
     for strip in strips:
         for row in strip.rows:

@@ -250,7 +250,11 @@ class Action:
         return self._spoken(space, moved, name, {"slid": slider, "amount": float(amount), "off": round(moved.off, 1)})
 
     def with_parts(
-        self, space: ActionSpace, parts: "Parts", name: str | None = None, ask: Ask | None = None
+        self,
+        space: ActionSpace,
+        parts: Sequence[tuple["Action", Sequence[str]]],
+        name: str | None = None,
+        ask: Ask | None = None,
     ) -> "Action":
         """The action with parts of the body as other actions have them, found in the poses of the phrases.
 
@@ -372,9 +376,6 @@ class Action:
         return self.from_coefficients(_new_name(name, self.name), space, u, mask=mask, lora=self.lora, meta=meta)
 
 
-Parts = Sequence[tuple[Action, Sequence[str]]]
-
-
 def _new_name(given: str | None, own: str) -> str:
     """The name of what an action becomes; it may keep one that is longer than new ones."""
     if given is None:
@@ -388,6 +389,6 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _check_without_lora(actions: Sequence[Action]) -> None:
-    heavy = next((action for action in actions if action.lora), None)
-    if heavy is not None:
-        raise ConfigError(f"action {heavy.name!r} carries a LoRA, which cannot be combined: use one without")
+    for action in actions:
+        if action.lora:
+            raise ConfigError(f"action {action.name!r} carries a LoRA, which cannot be combined: use one without")

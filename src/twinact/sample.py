@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from twinact.backbones import quiet
-from twinact.backbones.backbone import Backbone
+from twinact.backbones.backbone import LONGEST_SIDE, Backbone
 from twinact.backbones.text import check_reach, placeholders_in
 from twinact.configs import GUIDANCES, check_number
 from twinact.errors import ConfigError, DataError
 from twinact.lora import attached
 
-_MULTIPLE, _LONGEST_SIDE = 16, 8192  # of a side in pixels; patches of two latents of eight
+_MULTIPLE = 16  # of a side in pixels; patches of two latents of eight
 
 
 def generate(
@@ -143,8 +143,8 @@ def check_size(name: str, side: int) -> None:
     Raises:
         ConfigError: They are no multiple of 16, or too many.
     """
-    if side % _MULTIPLE or not _MULTIPLE <= side <= _LONGEST_SIDE:
-        raise ConfigError(f"{name} is {side}: use a multiple of {_MULTIPLE} up to {_LONGEST_SIDE} pixels")
+    if side % _MULTIPLE or not _MULTIPLE <= side <= LONGEST_SIDE:
+        raise ConfigError(f"{name} is {side}: use a multiple of {_MULTIPLE} up to {LONGEST_SIDE} pixels")
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +109,11 @@ class Studio:
                 self._space = default_space(self.backbone).to("cpu")
             return self._space
 
+    @cached_property
+    def meant(self) -> Meant | None:
+        """Tells what the model means by words; None where nobody has measured it."""
+        return Meant.of(self.backbone, self.space)
+
     @property
     def quick(self) -> bool:
         """Whether an action is learned in about a second, since the model says early which pose it means."""
@@ -155,9 +161,8 @@ class Studio:
     def mix(self, mix: Mix, name: str | None = None) -> tuple[Action, str]:
         """The action that a mix of the folder's actions makes, and a remark; see `twinact.app.mixing.mixed`."""
         labels = {label for label in (mix.base, mix.other) if label is not None}
-        actions, backbone, space = {label: self.load(label) for label in labels}, self.backbone, self.space
-        ask = Meant.of(backbone, space) if mix.moves else None
-        return self._in_turn(lambda: mixed(mix, actions, space, name, ask))
+        actions, space, meant = {label: self.load(label) for label in labels}, self.space, self.meant
+        return self._in_turn(lambda: mixed(mix, actions, space, name, meant))
 
     def draw(self, sheet: Sheet, action: Action | None, progress: Progress | None = None) -> list[Image.Image]:
         """Pictures of an action, or of words alone where there is none, in the order of `Sheet.shots`.

@@ -77,7 +77,7 @@ def adjust(
         share = max(-1.0, min(1.0, amount))
         if share != amount:
             say(f"note: a slider goes from -1 to 1, so {share:g} is used instead of {amount:g}")
-        moved = action.slid(kept, slider, share, name, asked_of(model, action, kept, say))
+        moved = action.slid(kept, slider, share, name, asked_of(model, action, kept))
         _tell_off(moved)
     elif place is not None:
         moved = action.adjusted(kept, place, amount, name)
@@ -125,7 +125,7 @@ def combine(
         for _, giver in asked:
             check_choice("action in --parts", giver, known)
         given = [(known[giver], [part]) for part, giver in asked]
-        combined = first.with_parts(kept, given, name, asked_of(model, first, kept, say))
+        combined = first.with_parts(kept, given, name, asked_of(model, first, kept))
         _tell_off(combined)
     _finish(combined, kept, target)
 

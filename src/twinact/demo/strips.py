@@ -26,7 +26,7 @@ class StripPlan:
 
 
 def slider_strips(
-    action: Action, sliders: Sequence[str], space: ActionSpace, asked: Sequence[Ask], meant: Meant | None = None
+    action: Action, sliders: Sequence[str], space: ActionSpace, asked: Sequence[Ask], meant: Meant | None
 ) -> list[StripPlan]:
     """A strip for each slider, with an actor of its own.
 
@@ -35,7 +35,7 @@ def slider_strips(
         sliders: Names of `SLIDERS`.
         space: Its own, with a pose table.
         asked: Prompts to choose from.
-        meant: Tells what the model means by words.
+        meant: Tells what the model means by words; None: nobody does.
     """
     strips = []
     for name, ask in zip(sliders, apart(asked, len(sliders)), strict=True):
@@ -58,7 +58,7 @@ def mixing_strips(
     label: str,
     space: ActionSpace,
     asked: Sequence[Ask],
-    meant: Meant | None = None,
+    meant: Meant | None,
 ) -> list[StripPlan]:
     """Two strips: parts of the body from either of two actions, and the straight way from one to the other.
 
@@ -67,7 +67,7 @@ def mixing_strips(
         label: How to call `other`.
         space: Of both, with a pose table.
         asked: Prompts to choose from.
-        meant: Tells what the model means by words.
+        meant: Tells what the model means by words; None: nobody does.
     """
     first, second = apart(asked, 2)
     parts = {

@@ -146,24 +146,22 @@ def space_of(action: Action, path: str | Path, model: str | Path = "nano") -> Ac
     return space
 
 
-def asked_of(model: str | Path, action: Action, space: ActionSpace, tell: Callable[[str], None]) -> Meant | None:
-    """Who tells what an action's model means by other words; None, with a remark, where nobody can.
+def asked_of(model: str | Path, action: Action, space: ActionSpace) -> Meant | None:
+    """Who tells what an action's model means by other words; None, with a message, where nobody can.
 
     Args:
         model: Opened, if the space has poses.
         action, space: What is moved, and its space.
-        tell: Receives the remark.
 
     Raises:
         TwinactError: As `open_model` and `Meant.of`.
     """
     if space.poses is None:
         return None
-    tell(f"opening model {model}")
     chosen = choose_resources(model)
-    backbone = open_model(model, chosen.precision, chosen.memory)
+    backbone = open_with_message(model, chosen.precision, chosen.memory)
     if not same_model(backbone.model_id, action.model_id):
-        tell(
+        say(
             f"note: {model} is not the model of action {action.name!r} ({action.model_id}), so the words are "
             "those that its space finds likeliest; give its own --model, and that is asked for better ones"
         )

@@ -1,8 +1,8 @@
 """Finds words for single limbs: points of the action space that are expected to hold a limb at wanted angles.
 
 Between phrases that name the same joints a model that was trained for it moves evenly from one to the other; so does
-the pose expected here. Everything is read off the pose table, without a pass of the model: what the model makes of
-words beside others it may be asked, and has the choice between those that are likely; see `twinact.space.sliders`.
+the pose expected here. Everything is read off the pose table, without a pass of the model. Words beside others may mean
+something else, so several likely ones can be had; `twinact.space.sliders` asks the model to choose among them.
 """
 
 import math

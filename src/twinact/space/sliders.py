@@ -41,8 +41,8 @@ Ask: TypeAlias = Callable[[Sequence[Point]], Float[Tensor, "n prompts _ 2"]]
 
 AMOUNTS = Bounds(-1.0, 1.0)
 _SAME_DEGREES = 1.0
-# A clause whose phrase is further from the pose than this was bent by what is said beside it, and means something else
-# without.
+# A limb that is further than this from where phrases have it is held by what was learned: a clause about it was bent by
+# what is said beside it, and means something else without.
 _STRAYED_DEGREES = 15.0
 _ASKED, _ROUNDS = 6, 2  # words for each limb and pair that a model is asked about, and how often
 _BETTER_DEGREES = 0.2  # mean over the limbs by which others must be better than the likeliest
@@ -202,23 +202,20 @@ def _kept(words: LimbWords, action: Posed, limbs: Collection[Limb]) -> tuple[Poi
     """The clauses that say of some limbs and no others, and the joint angles of those that must be said anew."""
     numbers = words.phrases_of(action.point)
     about = [words.about(number) for number in numbers]
-    whole = [which <= set(limbs) for which in about]
-    if not all(whole):
-        shown = words.pose_of(numbers)
-        off = {limb: float(miss(joint_angles(shown, limb), joint_angles(action.pose, limb))) for limb in LIMBS}
-        whole = [
-            one and all(off[limb] <= _STRAYED_DEGREES for limb in which)
-            for one, which in zip(whole, about, strict=True)
-        ]
-    own = [i for i, one in enumerate(whole) if one]
-    torn = frozenset[Limb]().union(*(which for which, one in zip(about, whole, strict=True) if not one))
-    if torn:  # what was learned besides the phrases may lie in clauses that are gone
-        shown = words.pose_of([numbers[i] for i in own])
-        torn |= {
-            limb
-            for limb in LIMBS
-            if float(miss(joint_angles(shown, limb), joint_angles(action.pose, limb))) > _STRAYED_DEGREES
-        }
+    if all(which <= set(limbs) for which in about):
+        return action.point, {}
+
+    def strayed(said: Sequence[int]) -> set[Limb]:
+        """The limbs that the action holds elsewhere than phrases that are said together."""
+        shown = words.pose_of(said)
+        missed = {limb: miss(joint_angles(shown, limb), joint_angles(action.pose, limb)) for limb in LIMBS}
+        return {limb for limb, degrees in missed.items() if float(degrees) > _STRAYED_DEGREES}
+
+    fit = set(limbs) - strayed(numbers)
+    own = [i for i, which in enumerate(about) if which <= fit]
+    torn = set[Limb]().union(*(which for i, which in enumerate(about) if i not in own))
+    # What was learned besides the phrases may lie in clauses that are gone.
+    torn |= strayed([numbers[i] for i in own])
     anew = {limb: joint_angles(action.pose, limb) for limb in LIMBS if limb in torn and limb in limbs}
     return (action.point[0][own], action.point[1][own]), anew
 
@@ -240,24 +237,26 @@ def _said(
     if ask is None:
         off = sum(choice.off(own) for choice, own in zip(choices, said, strict=True)) / len(every)
         return Posed(point(said), pose, off)
-    anew = [i for i, limb in enumerate(LIMBS) if limb in every]
+
+    def missed(tries: Sequence[list[tuple[Words, ...]]]) -> Float[Tensor, "n limbs"]:
+        """Degrees between limbs that the model means and those of the pose, in the mean over the prompts."""
+        seen = from_torso(ask([point(one) for one in tries])[:, :, : len(pose)])
+        return torch.stack([miss(joint_angles(seen, limb), joint_angles(pose, limb)).mean(1) for limb in LIMBS], dim=1)
+
     for _ in range(_ROUNDS if len(every) > 1 else 1):  # what else is said does not change for one limb
-        said, missed, changed = _asked(choices, said, lambda tries: _missed(ask([point(one) for one in tries]), pose))
-        if not changed:
+        before, said = said, _better(choices, said, missed)
+        if said == before:
             break
-    return Posed(point(said), pose, float(missed[anew].mean()))
+    anew = [i for i, limb in enumerate(LIMBS) if limb in every]
+    return Posed(point(said), pose, float(missed([said])[0, anew].mean()))
 
 
-def _asked(
+def _better(
     choices: Sequence[Choice],
     said: list[tuple[Words, ...]],
     missed: Callable[[Sequence[list[tuple[Words, ...]]]], Float[Tensor, "n limbs"]],
-) -> tuple[list[tuple[Words, ...]], Float[Tensor, " limbs"], bool]:
-    """For every choice the words that come nearest while the others are said as before.
-
-    Returns:
-        What is said, how far each limb is expected to miss, and whether anything changed.
-    """
+) -> list[tuple[Words, ...]]:
+    """For every choice the words that come nearest while the others are said as before."""
     tries = [(i, other) for i, choice in enumerate(choices) for other in choice.others(said[i])]
     found = missed([said, *([*said[:i], other, *said[i + 1 :]] for i, other in tries)])
     better = list(said)
@@ -266,14 +265,7 @@ def _asked(
         best = min(rows, key=lambda row: float(found[row].mean()) + (_BETTER_DEGREES if row else 0.0))
         if best:
             better[i] = tries[best - 1][1]
-    least = found[min(range(len(found)), key=lambda row: float(found[row].mean()))]
-    return better, least, better != said
-
-
-def _missed(meant: Float[Tensor, "n prompts _ 2"], pose: Float[Tensor, "g 2"]) -> Float[Tensor, "n limbs"]:
-    """Degrees between limbs that the model means and those of a pose, in the mean over the prompts."""
-    seen = from_torso(meant[:, :, : len(pose)])
-    return torch.stack([miss(joint_angles(seen, limb), joint_angles(pose, limb)).mean(dim=1) for limb in LIMBS], dim=1)
+    return better
 
 
 def _joined(points: Sequence[Point]) -> Point:
