@@ -203,7 +203,7 @@ def drawn(name: str, backbone: Backbone, how: Variant, side: int, toy: bool, dev
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         few, more = drawing(_FEW), drawing(_MORE)
-        step = max(1e-6, more - few) / (_MORE - _FEW)
+        step = max(1e-6, (more - few) / (_MORE - _FEW))  # noise is more than the difference at toy size
     row = {"seconds a step": round(step, 6), "seconds besides steps": round(max(0.0, few - _FEW * step), 4)}
     row["10^12 operations a step"] = round(operations / 1e12, 6)
     if device == "cuda":

@@ -212,13 +212,12 @@ def main() -> None:
         "actions": given.actions,
         "all sliders": summary([strip for found in strips.values() for strip in found]),
         "sliders": {name: summary(found) for name, found in strips.items()},
-        "pairs": {
-            "count": len(pairs),
-            **{part: share([hit for pair in pairs for hit in pair[part]]) for part in ("arms", "legs", "both")},
-        },
     }
+    if pairs:
+        rights = {part: share([hit for pair in pairs for hit in pair[part]]) for part in ("arms", "legs", "both")}
+        results["pairs"] = {"count": len(pairs), **rights}
     given.target.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{time.perf_counter() - began:.0f} s", results["all sliders"], results["pairs"])
+    print(f"{time.perf_counter() - began:.0f} s", results["all sliders"], results.get("pairs", ""))
 
 
 if __name__ == "__main__":
