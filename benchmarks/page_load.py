@@ -104,9 +104,12 @@ async def _load(given: argparse.Namespace, root: Path, temporary: Path) -> dict[
 
 
 def _behind(folder: Path) -> Path:
-    """A Chromium that gives way to the server: people's browsers run on machines of their own."""
-    script = folder / "chromium"
-    script.write_text(f'#!/bin/sh\nexec nice -n 19 "{CHROMIUM}" "$@"\n', encoding="utf-8")
+    """A Chromium that gives way to the server: people's browsers run on machines of their own.
+
+    Its processes choose their own niceness, but not their class of scheduling.
+    """
+    script, way = folder / "chromium", "chrt --idle 0" if shutil.which("chrt") else "nice -n 19"
+    script.write_text(f'#!/bin/sh\nexec {way} "{CHROMIUM}" "$@"\n', encoding="utf-8")
     script.chmod(0o755)
     return script
 

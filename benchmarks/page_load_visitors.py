@@ -231,9 +231,13 @@ class Visitor:
         # Whoever has asked for it already, and saw the server go before it answered, is told that the name is taken.
         taken = view.get_by_text(f"the name '{job.name}' is taken here")
         run = view.get_by_label("Refined by a run", exact=True)
-        while not ((await run.is_visible() and await run.input_value() == job.name) or await taken.is_visible()):
+        while not (told := await taken.is_visible()) and not (
+            await run.is_visible() and await run.input_value() == job.name
+        ):
             await asyncio.sleep(0.1)
         job.life = self._server.lives
+        if told:  # what is told goes away after some seconds
+            return
         learned = view.get_by_text(f"Draw and Mix have it as {job.name}{AT_ONCE}")
         await expect(learned.or_(taken).first).to_be_visible()
         job.at_once = await learned.is_visible()
