@@ -10,18 +10,20 @@ python benchmarks/full_size.py benchmarks/results/full_size.json [--only sdxl] [
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -296,8 +298,8 @@ def begun(name: str, variants: list[str], toy: bool, before: dict[str, Any] | No
 def rows(name: str, variants: list[str], toy: bool, limit: float, until: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measures variants of a model one after another; yields each with what was found.
 
-    Every measurement has a process of its own, so that none inherits another's memory. They import together, since that
-    takes longer than to measure, and then wait for their turn.
+    Every measurement has a process of its own, so that none inherits another's memory. All of them are forked from one
+    that has imported everything and done nothing, since importing takes longer than measuring.
 
     Args:
         name: Of `MODELS`.
@@ -306,39 +308,31 @@ def rows(name: str, variants: list[str], toy: bool, limit: float, until: float) 
         limit: Seconds that each may take.
         until: The time, as `time.monotonic` tells it, after which none begins.
     """
-    if time.monotonic() > until:
-        return
-    command = [sys.executable, __file__, "-", "--one", name]
-    ends = ["--toy"] if toy else []
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen([*command, variant, *ends], text=True, **pipes) for variant in variants]
-    for process in processes:
-        process.stdout.readline()
-    for variant, process in zip(variants, processes, strict=True):
+    server = multiprocessing.get_context("forkserver")
+    for variant in variants:
         if time.monotonic() > until:
-            process.kill()
-            process.communicate()
-            continue
+            return
+        ours, its = server.Pipe(duplex=False)
+        process = server.Process(target=_send_measured, args=(its, name, variant, toy))
+        process.start()
+        its.close()  # so that the end of the process is the end of the pipe
         try:
-            output, problems = process.communicate("go\n", timeout=limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            yield variant, {"failed": f"took longer than {limit:g} seconds"}
-        else:
-            if process.returncode == 0:
-                yield variant, json.loads(output.splitlines()[-1])
-            else:
-                print(f"{name}, {variant}:", problems, file=sys.stderr)
-                yield variant, {"failed": (problems.strip().splitlines() or ["killed"])[-1][:300]}
+            found = ours.recv() if ours.poll(limit) else {"failed": f"took longer than {limit:g} seconds"}
+        except EOFError:
+            found = {"failed": "killed"}
+        process.kill()
+        process.join()
+        yield variant, found
 
 
-def measure_in_turn(name: str, variant: str, toy: bool) -> None:
+def _send_measured(pipe: Connection, name: str, variant: str, toy: bool) -> None:
     """What a process of `rows` does."""
-    print("ready", flush=True)
-    if sys.stdin.readline():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        print(json.dumps(measured(name, variant, toy, device)))
+    try:
+        found = measured(name, variant, toy, "cuda" if torch.cuda.is_available() else "cpu")
+    except Exception as error:
+        traceback.print_exc()
+        found = {"failed": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
+    pipe.send(found)
 
 
 def _wait(device: str) -> None:
@@ -354,7 +348,7 @@ def write(results: Path, models: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure everything and write the results, or, for its own use, measure one variant and print it."""
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--only", choices=MODELS, action="append", help="in this order, if given several times")
@@ -363,11 +357,9 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=900, help="seconds that one measurement may take")
     parser.add_argument("--total", type=float, default=600, help="seconds after which no measurement begins")
     parser.add_argument("--toy", action="store_true", help="tiny networks of the same kinds")
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "VARIANT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        measure_in_turn(*given.one, toy=given.toy)
-        return
+    # Where the fork server finds the modules beside this file.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     names, variants, peak = given.only or list(MODELS), given.variant or list(VARIANTS), machine()[1]
     models = json.loads(given.results.read_text())["models"] if given.results.is_file() else {}
     for name in names:

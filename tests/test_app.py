@@ -133,6 +133,17 @@ class TestExemplars:
         with pytest.raises(DataError, match="there already"):
             keep(tmp_path / "draft", target, {})
 
+    def test_captions_are_written_where_the_page_has_others_than_the_files(self, tmp_path: Path) -> None:
+        exemplars_in(tmp_path / "draft", 3)
+        (tmp_path / "draft" / "0.CAPTION").write_text("a chef <act>")
+        (tmp_path / "draft" / "captions.json").write_text(json.dumps({"1.png": "a robot <act>"}))
+        told = dict(check(tmp_path / "draft", None).captions)
+        same = keep(tmp_path / "draft", tmp_path / "exemplars" / "same", told)
+        assert {path.name for path in same.iterdir()} == {path.name for path in (tmp_path / "draft").iterdir()}
+        changed = {"0.png": "a panda <act>", "1.png": told["2.png"], "2.png": told["2.png"]}
+        kept = keep(tmp_path / "draft", tmp_path / "exemplars" / "changed", changed)
+        assert dict(check(kept, None).captions) == changed and check(kept, None).problems == ()
+
     @pytest.mark.parametrize("label", ["drawn: archer", "photographs: bound angle"])
     def test_examples_can_be_learned_from(self, tmp_path: Path, label: str) -> None:
         examples()[label](tmp_path / "draft", 128)

@@ -14,7 +14,7 @@ from PIL import Image
 from twinact.configs import check_name
 from twinact.data.captions import default_caption
 from twinact.data.exemplars import Photographs, read_exemplars
-from twinact.data.folder import PICTURE_SUFFIXES, composed, sort_files
+from twinact.data.folder import PICTURE_SUFFIXES, composed, sort_files, stem_of
 from twinact.data.pictures import UnusableError, read_picture
 from twinact.errors import ConfigError, DataError, MissingDependency
 from twinact.readers.choice import read_photographs
@@ -138,7 +138,7 @@ def _read(
 def keep(draft: Path, target: Path, captions: Mapping[str, str]) -> Path:
     """Copy checked exemplars to where a run finds them, with the captions that the page shows.
 
-    The folder takes its name only when it is whole.
+    Captions that the files have already are left as they are. The folder takes its name only when it is whole.
 
     Args:
         draft: As `take` filled it.
@@ -154,9 +154,13 @@ def keep(draft: Path, target: Path, captions: Mapping[str, str]) -> Path:
     try:
         inner = temporary / target.name
         shutil.copytree(draft, inner)
-        for path in sort_files(inner).pictures:
-            text = captions.get(path.name, "").strip()
-            if text and text != default_caption():
+        there, files = read_exemplars(inner), sort_files(inner)
+        for path, own in zip(there.paths, there.captions, strict=True):
+            text = captions.get(path.name, "").strip() or own
+            if text != own:
+                for other in files.captions:  # two files must not say two things
+                    if stem_of(other) == stem_of(path):
+                        other.unlink()
                 path.with_suffix(".txt").write_text(text, encoding="utf-8")
         if target.exists():
             raise DataError(f"exemplars called {target.name!r} are there already; give another name")

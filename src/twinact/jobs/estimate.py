@@ -23,7 +23,7 @@ from twinact.jobs.models import adopted, default_space
 from twinact.jobs.run import preflight, run_job
 from twinact.runs.folder import PREVIEW_PROMPTS, RunFolder
 from twinact.sample import generate
-from twinact.training.start import search_passes
+from twinact.training.start import posed_search_passes, search_passes
 
 _TRIED_STEPS = 3
 _BACKWARD = 2  # what a pass back takes, in passes forward
@@ -71,9 +71,10 @@ def estimate_job(job: Job, backbone: Backbone, tell: Callable[[str], None] = say
         if start is None:
             start = space.phrases[0]
             posed = job.config.method.takes_pose and space.poses is not None
-            clauses = getattr(job.config.method, "clauses", None) if posed else None
-            if seen.begun is None and (posed or job.config.method.seeks_start):
-                searched = search_passes(space, len(seen.photographs.images), clauses, instant=not job.config.steps)
+            if seen.begun is None and posed:
+                searched = posed_search_passes(space, job.config)
+            elif seen.begun is None and job.config.method.seeks_start:
+                searched = search_passes(space, len(seen.photographs.images))
     tried = replace(job.config, steps=min(_TRIED_STEPS, max(1, job.config.steps)), start=start)
     quiet = {**job.run, "tracker": "none", "preview_every": 0, "checkpoint_every": _TRIED_STEPS}
     if torch.cuda.is_available():

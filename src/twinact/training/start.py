@@ -60,22 +60,25 @@ class PosedStart:
     passes: int
 
 
-def search_passes(space: ActionSpace, pictures: int, clauses: int | None = None, *, instant: bool = False) -> int:
-    """Pictures that the denoiser sees at most while the start is looked for; a backward pass counts as two.
-
-    Args:
-        space: Whose phrases are asked about.
-        pictures: How many exemplars there are.
-        clauses: As `posed_start` takes them; None where `likeliest_phrases` looks.
-        instant: Whether no steps follow.
-    """
-    if clauses is not None:
-        early = 1 if space.poses is None else space.poses.steps
-        each = _INSTANT_CANDIDATES * _INSTANT_PROMPTS if instant else _CANDIDATES * _PROMPTS
-        looks = each * clauses * early
-        return looks if instant else looks + _TRIED * _TRIAL_PASSES * (early + 2)
+def search_passes(space: ActionSpace, pictures: int) -> int:
+    """Pictures that the denoiser sees while `likeliest_phrases` looks at so many exemplars."""
     shortest = min(_SHORTLIST, len(space.phrases))
     return len(space.phrases) * min(_FIRST_PICTURES, pictures) + shortest * pictures * _SECOND_NOISES
+
+
+def posed_search_passes(space: ActionSpace, config: LearnConfig) -> int:
+    """Pictures that the denoiser sees at most in `posed_start`; a backward pass counts as two."""
+    assert isinstance(config.method, TwinActConfig)
+    early = 1 if space.poses is None else space.poses.steps
+    count, prompts, tries = _effort(config.steps)
+    return count * prompts * config.method.clauses * early + tries * _TRIAL_PASSES * (early + 2)
+
+
+def _effort(steps: int) -> tuple[int, int, int]:
+    """Candidates with equally many clauses, prompts for each, and how many are tried, for a run of so many steps."""
+    if not steps:
+        return _INSTANT_CANDIDATES, _INSTANT_PROMPTS, 0
+    return _CANDIDATES, _PROMPTS, _TRIED if steps > _TRIAL_STEPS else 0
 
 
 def posed_start(
@@ -88,8 +91,8 @@ def posed_start(
 ) -> PosedStart:
     """The phrases of a space from which the exemplars' pose is learned best.
 
-    The pose table says which are likely. The model is asked what it means by these, and the nearest is taken where no
-    steps follow; else a few of the nearest, which share at most one phrase, are learned from for some steps.
+    The pose table says which are likely. The model is asked what it means by these, and the nearest is taken where few
+    steps follow or none; else a few of the nearest, which share at most one phrase, are learned from for some steps.
 
     Args:
         backbone: The model.
@@ -103,10 +106,7 @@ def posed_start(
         OutOfMemory: It does not fit into memory.
     """
     assert space.poses is not None and isinstance(config.method, TwinActConfig)
-    if config.steps:
-        count, prompts, tries = _CANDIDATES, _PROMPTS, _TRIED
-    else:
-        count, prompts, tries = _INSTANT_CANDIDATES, _INSTANT_PROMPTS, 0
+    count, prompts, tries = _effort(config.steps)
     likely = space.poses.nearest(target.directions, target.weights, config.method.clauses, count)
     candidates = [numbers for numbers, _ in likely]
     looks, trial = len(candidates) * prompts, 3 * _TRIAL_PASSES
