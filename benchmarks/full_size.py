@@ -309,6 +309,7 @@ def rows(name: str, variants: list[str], toy: bool, limit: float, until: float) 
         until: The time, as `time.monotonic` tells it, after which none begins.
     """
     server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([Path(__file__).stem])
     for variant in variants:
         if time.monotonic() > until:
             return

@@ -77,7 +77,7 @@ def test_what_is_worth_most_is_measured_first_and_the_rest_says_that_time_was_ov
 def test_the_script_writes_every_variant_and_keeps_other_models(tmp_path: Path) -> None:
     results = tmp_path / "toy.json"
     results.write_text('{"models": {"sd15": "as it was"}}')
-    command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sdxl", "--limit", "90"]
+    command = [sys.executable, FOLDER / "full_size.py", results, "--toy", "--only", "sdxl", "--limit", "40"]
     subprocess.run(command, check=True, timeout=850)
     models = json.loads(results.read_text())["models"]
     rows = models["sdxl"]["measured"]
