@@ -12,8 +12,8 @@ import pytest
 import typer
 
 from commands import done, invoke, refused
-from small import exemplars_in
 from twinact import ACTOR_PLACEHOLDER, PLACEHOLDER
+from twinact.bench.examples import examples
 from twinact.cli import app
 from twinact.cli.command import CONFIG_FILE
 from twinact.cli.examples import EXAMPLES, FIRST
@@ -51,10 +51,10 @@ def test_alone_it_says_what_to_do_first() -> None:
 
 def test_every_command_has_examples_in_its_help() -> None:
     assert names(COMMANDS) == set(EXAMPLES)
-    for name, examples in EXAMPLES.items():
+    for name, lines in EXAMPLES.items():
         told = done(*name.split(), "--help").stdout
-        assert examples and all(f"  {line}\n" in told for line in examples), name
-        assert all(line.startswith(f"twinact {name} ") or line == f"twinact {name}" for line in examples)
+        assert lines and all(f"  {line}\n" in told for line in lines), name
+        assert all(line.startswith(f"twinact {name} ") or line == f"twinact {name}" for line in lines)
 
 
 def test_values_come_from_the_nearest_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,11 +165,11 @@ def test_placeholders_are_letters_only() -> None:
 
 @pytest.mark.slow  # learns a few steps and draws, on nano
 def test_the_examples_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    exemplars_in(Path("leap"))
+    examples()["drawn: archer"](Path("leap"), 128)
     for variable in ("LEARN_STEPS", "GENERATE_STEPS", "GENERATE_COUNT"):
         monkeypatch.setenv(f"TWINACT_{variable}", "2")
-    for name, examples in EXAMPLES.items():
-        for line in examples if name not in ELSEWHERE else ():
+    for name, lines in EXAMPLES.items():
+        for line in lines if name not in ELSEWHERE else ():
             done(*shlex.split(line)[1:])
     assert len(list(Path("pictures").glob("*.png"))) == 4
     assert Path("sheet.png").is_file() and Path("both.action.safetensors").is_file()

@@ -19,6 +19,7 @@ from small import exemplars_in
 from twinact.action import Action
 from twinact.backbones import model_id, quiet
 from twinact.backbones.shipped import model_dir
+from twinact.bench.examples import examples
 from twinact.cli import app
 from twinact.phrases import load_phrases
 from twinact.space import ActionSpace
@@ -226,12 +227,10 @@ def run_all(page: str) -> None:
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the pictures that pages speak of."""
+    """A folder in which commands that do not say how many steps they take make two."""
     monkeypatch.chdir(tmp_path)
     for variable in ("LEARN_STEPS", "GENERATE_STEPS"):
         monkeypatch.setenv(f"TWINACT_{variable}", "2")
-    for folder in ("leap", "anna", "photos/leap", "photos/kick"):
-        exemplars_in(tmp_path / folder)
     return tmp_path
 
 
@@ -240,6 +239,8 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_commands_can_be_run_at_toy_size(
     page: str, toy_nano: Path, ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for folder in ("leap", "anna", "photos/leap", "photos/kick"):
+        exemplars_in(ground / folder)
     (ground / "path/to").mkdir(parents=True)
     for name in ("path/to/stable-diffusion", "sdxl-folder", "MODEL"):
         (ground / name).symlink_to(toy_nano)
@@ -258,6 +259,7 @@ def test_commands_can_be_run_at_toy_size(
 @pytest.mark.slow  # the same with the shipped nano
 @pytest.mark.parametrize("page", ON_NANO)
 def test_commands_can_be_run_on_nano(page: str, ground: Path) -> None:
+    examples()["drawn: archer"](ground / "leap", 128)
     if page in ("command_line.md", "sharing.md"):  # which speak of what is there already
         done("learn", "leap")
         done("export", "runs/leap/leap.action.safetensors")

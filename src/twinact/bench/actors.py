@@ -21,10 +21,10 @@ PICTURES = 8
 
 
 def actor_config(steps: int = 100) -> LearnConfig:
-    """Settings with which nano learns an actor: a word that stays near "a person", and a LoRA, mostly at low noise.
+    """Settings with which nano learns an actor: a word that stays near "a person", and a LoRA, more often at low noise.
 
-    They were tried on one actor, the lion: at high noise a LoRA also learns the exemplars' poses, and vectors that are
-    far from words change how the action is read.
+    They were tried on one actor, the lion: at high noise a LoRA also learns the exemplars' poses, at low noise alone
+    too little of who it is, and vectors that are far from words change how the action is read.
     """
     return LearnConfig(
         name="actor",
@@ -35,7 +35,7 @@ def actor_config(steps: int = 100) -> LearnConfig:
         learning_rate=3e-3,
         lora_rank=16,
         lora_learning_rate=4e-3,
-        noise_bias=-0.95,
+        noise_bias=-0.5,
     )
 
 
