@@ -62,7 +62,8 @@ def test_any_family_learns_from_the_pose_that_it_means_in_its_first_steps(name: 
     write_pose_exemplars(next(iter(photographed_poses())), tmp_path / "exemplars", 32)
     method = TwinActConfig(prompts_per_step=2, clauses=1)
     told: list[str] = []
-    config = LearnConfig(name="leap", method=method, steps=9, batch_size=2)
+    steps = 9 if name == "sd" else 2  # of which two are too few for trials
+    config = LearnConfig(name="leap", method=method, steps=steps, batch_size=2)
     job = Job(
         exemplars=tmp_path / "exemplars",
         config=config,
@@ -71,12 +72,11 @@ def test_any_family_learns_from_the_pose_that_it_means_in_its_first_steps(name: 
     )
     learned = run_job(job, backbone=backbone, tell=told.append)
     assert any("from the exemplars' pose" in line for line in told)
-    assert learned.cost.forward == 36 and learned.cost.backward == 18  # two prompts, two looks, of which one learns
+    # Two prompts, two looks at each, of which one learns.
+    assert learned.cost.forward == 4 * steps and learned.cost.backward == 2 * steps
     # Every phrase is looked at in two prompts; none shares another, so the six nearest are tried.
-    looks, trials = 2 * 2 * len(space.phrases), 6 * 8 * 2 * (2 + 2)
+    looks, trials = 2 * 2 * len(space.phrases), 6 * 8 * 2 * (2 + 2) if name == "sd" else 0
     assert learned.cost.search == looks + trials <= posed_search_passes(replace(space, poses=table), config)
-    few = run_job(replace(job, config=replace(config, steps=8), run_dir=tmp_path / "few"), backbone=backbone)
-    assert few.cost.search == looks  # a trial would take as long as the run itself
     start = small_space(backbone).project_phrase(next(t for t in told if t.startswith("start"))[7:].partition(", ")[0])
     assert learned.action.coefficients is not None and not torch.equal(learned.action.coefficients[0], start[0])
 

@@ -28,7 +28,7 @@ from twinact.world.judges.judges import Judges
 TINY = Fit(8, 4, 1e-3)
 TOY = replace(
     RECIPE, distinct_pictures=8, drawings=4, phrase_drawings=1, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY,
-    encoder=TINY, refine=TINY, judges=TINY,
+    encoder=TINY, refine=TINY, judges=TINY, drawing_steps=3,
 )  # fmt: skip
 SMALLER = replace(TOY, text_width=64, text_layers=1, vae_channels=(8, 8, 8, 8), encoder_widths=(8, 8),
                   unet_channels=(16, 32, 32), unet_heads=(2, 4, 4))  # fmt: skip
