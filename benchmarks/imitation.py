@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from twinact.backbones.backbone import Backbone
 from twinact.backbones.shipped import judges_dir
 from twinact.bench.poses import photographed_pose, photographed_poses, write_pose_exemplars
 from twinact.bench.world import WORDS, JudgedPictures, world_task
-from twinact.configs import LearnConfig, RunConfig
+from twinact.configs import LearnConfig, RunConfig, TwinActConfig
 from twinact.intent.prompts import PLACES
 from twinact.jobs.job import Job
 from twinact.jobs.models import default_space, open_model
@@ -42,6 +42,7 @@ from twinact.world.judges.judges import Judges
 from twinact.world.splits import DEV_ACTIONS
 
 ACTORS = 10
+SEEN = "the phrase that looks most like the exemplars"
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "instant": {"steps": 0},
     "refined": {},
@@ -58,9 +59,17 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "denoising, outside, rank 64": {"pose_weight": 0.0, "rank": 64, "steps": 100, "ordering": "outside"},
     "denoising, contrast, rank 64": {"pose_weight": 0.0, "rank": 64, "steps": 100, "ordering": "contrast"},
     "textual inversion": {"method": "textual-inversion", "steps": 100},
+    "textual inversion at 0.001": {"method": "textual-inversion", "steps": 100, "learning_rate": 0.001},
+    "textual inversion at 0.02": {"method": "textual-inversion", "steps": 100, "learning_rate": 0.02},
+    **{
+        f"textual inversion from the seen phrase at {rate:g}": {
+            "method": "textual-inversion", "steps": 100, "learning_rate": rate, "start": SEEN,
+        }
+        for rate in (0.001, 0.005, 0.02)
+    },
     "core": {"method": "core", "steps": 100},
     "conceptprism": {"method": "conceptprism", "steps": 100},
-}
+}  # fmt: skip
 """Settings of each way that learns; the others are words, chosen with knowledge of the truth. An "ordering" is that of
 the space's components, of which `rank` takes the first; "exemplars" is how many there are, five if nothing is said."""
 EXEMPLARS = 5
@@ -87,11 +96,18 @@ def measured(way: str, name: str, work: Path, backbone: Backbone, judges: Judged
         space = ordered_space(settings.pop("ordering", None), backbone, work)
         config = LearnConfig.from_dict({"name": task.name, **settings})
         job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run=asdict(run))
+        if config.start == SEEN:
+            look = replace(config, start=None, steps=0, learning_rate=None, method=TwinActConfig(clauses=1))
+            seen = run_job(
+                replace(job, config=look, run_dir=work / "seen" / task.name), backbone=backbone, tell=row["told"].append
+            )
+            row["passes"] = seen.cost.search
+            job = replace(job, config=replace(config, start=seen.action.meta["config"]["start"]))
         began = time.perf_counter()
         learned = run_job(job, backbone=backbone, tell=row["told"].append)
         row["seconds"] = round(time.perf_counter() - began, 1)
         # Backward passes count twice; every one of them had its forward pass.
-        row["passes"] = learned.cost.search + learned.cost.forward + 2 * learned.cost.backward
+        row["passes"] += learned.cost.search + learned.cost.forward + 2 * learned.cost.backward
         prompts, vectors = tuple(request.prompt for request in task.requests), {PLACEHOLDER: learned.action.vectors}
     seeds = [request.seed for request in task.requests]
     pictures = generate(backbone, prompts, vectors, seeds=seeds)
