@@ -24,7 +24,7 @@ from twinact.console import progress, say
 from twinact.data.exemplars import load_exemplars
 from twinact.demo.config import DemoConfig
 from twinact.demo.folder import MARKER, DemoFolder
-from twinact.demo.learning import FREE, OURS, Learned, action_file, learn_all
+from twinact.demo.learning import FREE, FREE_RATE, OURS, Learned, action_file, learn_all
 from twinact.demo.report import report_html
 from twinact.demo.report_data import MethodResult, Picture, ReportData, Seen, Strip, Taught
 from twinact.demo.shots import Sampler, Shot, actor_asks, draw_shots, grid_asks, where_of
@@ -110,8 +110,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
             OURS.title: f"A point in the space of {len(learned.space.phrases)} phrases, learned from the exemplars' "
             f"limbs. {learned.cost[OURS.name]}",
             "words": f"Nothing is learned. The words nearest to the true pose: “{words}”.",
-            FREE.title: "Free vectors, learned by denoising the same exemplars in as many steps. "
-            f"{learned.cost[FREE.name]}",
+            FREE.title: "Free vectors, learned by denoising the same exemplars in as many steps, from the phrase that "
+            f"looks most like them; start and rate were chosen on other actions. {learned.cost[FREE.name]}",
         }
         methods = tuple(
             judge_method(judges, name, how[name], [drawn[shot] for shot in shots], asked, config.places)
@@ -231,14 +231,13 @@ def _strip(plan: StripPlan, drawn: Mapping[Shot, bytes]) -> Strip:
 
 def _settings(backbone: Backbone, config: DemoConfig, pictures: int) -> dict[str, str]:
     learned = LearnConfig(name=config.action, method=OURS.settled(True), steps=config.learn_steps)
-    free = LearnConfig(name=config.action, method=FREE)
     return {
         "model": backbone.model_id,
         "pictures": f"{pictures} of {backbone.image_size} × {backbone.image_size}",
         "machine": f"{platform.machine()}, {backbone.device.type}, {torch.get_num_threads()} threads",
         "precision": str(backbone.dtype).removeprefix("torch."),
         "learning": f"{learned.steps} steps of {learned.batch_size} pictures, {learned.slots} vectors",
-        "learning rates": f"{learned.rate:g}, {FREE.title} {free.rate:g}",
+        "learning rates": f"{learned.rate:g}, {FREE.title} {FREE_RATE:g}",
         **{
             name.replace("_", " "): f"{value:g}" if isinstance(value, int | float) else value
             for name, value in asdict(learned.method).items()

@@ -22,6 +22,8 @@ from twinact.storage import ACTION_SUFFIX
 from twinact.training.loop import TrainResult
 
 OURS, FREE = TwinActConfig(), TextualInversionConfig()
+FREE_RATE = 1e-3
+"""Of Textual Inversion, from the phrase that looks most like the exemplars: its best ones; see docs/benchmark.md."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,16 @@ class Learned:
 def learn_all(backbone: Backbone, folder: DemoFolder, config: DemoConfig, run: RunConfig) -> Learned:
     """Learn everything, or go on where it was stopped. The exemplars of the action are there already."""
     actions, cost = {}, {}
-    for method in (OURS, FREE):
-        settings = LearnConfig(name=config.action, method=method, steps=config.learn_steps)
+    look = LearnConfig(name=config.action, method=replace(OURS, clauses=1), steps=0)
+    seen = _learn(backbone, folder, folder.exemplars, look, "seen", "the phrase that looks nearest", run)
+    phrase = seen.action.meta["config"]["start"]
+    ours = LearnConfig(name=config.action, method=OURS, steps=config.learn_steps)
+    free = replace(ours, method=FREE, start=phrase, learning_rate=FREE_RATE)
+    for settings, searched in ((ours, 0), (free, seen.cost.search)):
+        method = settings.method
         result = _learn(backbone, folder, folder.exemplars, settings, method.name, method.title, run)
         actions[method.name] = result.action
-        spent = result.cost.search + result.cost.forward + 2 * result.cost.backward
+        spent = searched + result.cost.search + result.cost.forward + 2 * result.cost.backward
         cost[method.name] = f"{spent:,} passes of the denoiser, of which a backward one counts as two."
     space = ActionSpace.load(folder.run(OURS.name) / SPACE_FILE)
     mixed = phrase_action(config.mixed, space, backbone.token_tables())
