@@ -5,7 +5,8 @@ python benchmarks/sliders.py WORK_FOLDER benchmarks/results/sliders.json [--acti
 
 Each action is learned from five pictures. A strip is one prompt with one noise, drawn with the slider at five amounts;
 the judges read the pose in every picture, and so see what else moves. For a pair, five actors are drawn with the arms
-of one action and the legs of another; a part is right where all its joint angles lie within the world's tolerances.
+of one action and the legs of another, by words alone and refined; a part is right where all its joint angles lie within
+the world's tolerances.
 What is finished lies in the work folder, so the command goes on where it was stopped; the results hold what was asked
 for.
 """
@@ -41,6 +42,7 @@ from twinact.space.limbs import LEFT_ARM, LEFT_LEG, LIMBS, PARTS, RIGHT_ARM, RIG
 from twinact.space.sliders import SLIDERS
 from twinact.statistics import share
 from twinact.storage import tensor_hash
+from twinact.training.refine import refined
 from twinact.world.judges.judges import Judges
 from twinact.world.pose import PartialPose, Pose
 from twinact.world.splits import DEV_ACTIONS
@@ -154,12 +156,13 @@ class Bench:
             self._finish(target, measured(slider, poses))
         return _read(target)
 
-    def pair(self, first: str, second: str) -> dict[str, list[bool]]:
-        """What `together` says of a pair."""
-        target = self.work / "pairs" / f"arms-of-{first}-legs-of-{second}.json"
+    def pair(self, first: str, second: str, refine: bool = False) -> dict[str, list[bool]]:
+        """What `together` says of a pair, as words have it or refined from there."""
+        target = self.work / f"pairs{'-refined' if refine else ''}" / f"arms-of-{first}-legs-of-{second}.json"
         if not target.is_file():
             (action, space, meant), (other, _, _) = self.learned(first), self.learned(second)
-            moved = {PLACEHOLDER: action.with_parts(space, [(other, ["legs"])], ask=meant)}
+            whole = action.with_parts(space, [(other, ["legs"])], ask=meant)
+            moved = {PLACEHOLDER: refined(self.nano, space, whole) if refine else whole}
             requests = world_task(DEV_ACTIONS[first], ACTORS).requests
             prompts, seeds = [one.prompt for one in requests], [one.seed for one in requests]
             self._finish(target, together((first, second), self._poses(prompts, moved, seeds, target)))
@@ -201,7 +204,10 @@ def main() -> None:
         slider: [bench.strip(name, slider, number) for name in given.actions for number in range(given.strips)]
         for slider in given.sliders
     }
-    pairs = [bench.pair(first, second) for first, second in pairs_of(given.actions, given.pairs)]
+    pairs = {
+        how: [bench.pair(first, second, refine) for first, second in pairs_of(given.actions, given.pairs)]
+        for how, refine in (("pairs", False), ("pairs, refined", True))
+    }
     results = {
         "model": nano.model_id,
         "judges": tensor_hash(judges.state_dict())[:8],
@@ -213,11 +219,17 @@ def main() -> None:
         "all sliders": summary([strip for found in strips.values() for strip in found]),
         "sliders": {name: summary(found) for name, found in strips.items()},
     }
-    if pairs:
-        rights = {part: share([hit for pair in pairs for hit in pair[part]]) for part in ("arms", "legs", "both")}
-        results["pairs"] = {"count": len(pairs), **rights}
+    for how, found in pairs.items():
+        if found:
+            rights = {part: share([hit for pair in found for hit in pair[part]]) for part in ("arms", "legs", "both")}
+            results[how] = {"count": len(found), **rights}
     given.target.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{time.perf_counter() - began:.0f} s", results["all sliders"], results.get("pairs", ""))
+    print(
+        f"{time.perf_counter() - began:.0f} s",
+        results["all sliders"],
+        results.get("pairs", ""),
+        results.get("pairs, refined", ""),
+    )
 
 
 if __name__ == "__main__":

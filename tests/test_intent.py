@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from families import CORE, backbone_of
 from small import PHRASES, small_space, vitpose
 from tiny import tiny_sd
+from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.bench.poses import photographed_poses, write_pose_exemplars
 from twinact.cli import app
@@ -29,6 +30,7 @@ from twinact.readers.body import SEGMENTS
 from twinact.readers.vitpose import ViTPoseReader
 from twinact.space import ActionSpace
 from twinact.space.pose_table import OWN
+from twinact.training.refine import refined
 from twinact.training.start import posed_search_passes
 
 
@@ -79,6 +81,32 @@ def test_any_family_learns_from_the_pose_that_it_means_in_its_first_steps(name: 
     assert learned.cost.search == looks + trials <= posed_search_passes(replace(space, poses=table), config)
     start = small_space(backbone).project_phrase(next(t for t in told if t.startswith("start"))[7:].partition(", ")[0])
     assert learned.action.coefficients is not None and not torch.equal(learned.action.coefficients[0], start[0])
+
+
+@pytest.mark.slow_but("sd")
+@pytest.mark.parametrize("name", CORE)
+def test_an_action_is_refined_for_the_pose_that_it_should_show(name: str, tmp_path: Path) -> None:
+    backbone = backbone_of(name)
+    vitpose().save_pretrained(tmp_path / "pose")
+    space = small_space(backbone)
+    table = pose_table(backbone, EarlyPose(eyes(), 2), space.phrases, drawings=1, reader=str(tmp_path / "pose"))
+    space = replace(space, poses=table)
+    directions = F.normalize(table.directions[0], dim=1).tolist()
+    meta = {"pose": {"directions": directions, "weights": [1.0] * len(directions)}, "history": [{"from": "x"}]}
+    action = Action.from_coefficients("leap", space, space.phrase_coefficients[1], meta=meta)
+    before, told = replace(backbone.passes), []
+    found = refined(backbone, space, action, steps=3, progress=lambda *done: told.append(done))
+    assert backbone.passes.forward - before.forward == 12 and backbone.passes.backward - before.backward == 6
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert found.coefficients is not None and action.coefficients is not None
+    assert 0 < float((found.coefficients - action.coefficients).abs().max()) < 0.2
+    assert found.meta["pose"] == meta["pose"]
+    assert found.meta["history"] == [{"from": "x"}, {"from": "leap", "refined": 3}]
+    assert all(not torch.equal(*pair) for pair in zip(found.vectors, action.vectors, strict=True))
+    with pytest.raises(ConfigError, match="shows no pose"):
+        refined(backbone, space, replace(action, meta={}))
+    with pytest.raises(ConfigError, match="not known to show its pose early"):
+        refined(backbone, replace(space, poses=None), action)
 
 
 def test_steps_are_those_of_ddim() -> None:

@@ -235,6 +235,10 @@ def test_the_commands(space: ActionSpace, model: Path, tmp_path: Path, monkeypat
         refused("combine", *files, "--parts", parts, "--out", "new", code=2)
     refused("combine", *files, "--parts", "arms of wave", "--weights", "1,1", "--out", "new", code=2)
     refused("adjust", files[0], "--slider", "ears up", "--amount", "1", "--out", "new", code=2)
+    for command in (("combine", *files), ("adjust", files[0], "--toward", "squatting", "--amount", "1")):
+        assert "--refine goes with" in refused(*command, "--refine", "--out", "new", code=2)
+    other = invoke("combine", *files, "--parts", "legs of kick", "--refine", "--out", "new", "--model", model)
+    assert other.exit_code == 2 and "--refine needs the model of the action" in other.stderr
     assert not Path("new.action.safetensors").exists()
 
 

@@ -32,7 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "combine": (
         f"twinact combine {_ACTION} calmer.action.safetensors --out both",
-        f'twinact combine {_ACTION} calmer.action.safetensors --parts "arms of calmer" --out parts',
+        f'twinact combine {_ACTION} calmer.action.safetensors --parts "arms of calmer" --refine --out parts',
     ),
     "explain": (f"twinact explain {_ACTION}",),
     "inspect": (

@@ -31,7 +31,7 @@ class Meant:
     def __init__(
         self, backbone: Backbone, space: ActionSpace, intent: IntendedPose, *, prompts: int = 2, at_once: int = _AT_ONCE
     ) -> None:
-        self._backbone, self._space, self._intent, self._at_once = backbone, space, intent, at_once
+        self.backbone, self._space, self._intent, self._at_once = backbone, space, intent, at_once
         generator = torch.Generator().manual_seed(0)
         self._prompts = other_prompts(generator, prompts)
         noise = torch.randn((prompts, *backbone.latent_shape), generator=generator)
@@ -60,15 +60,15 @@ class Meant:
             progress: Called with the prompts asked so far.
         """
         rows = [(number, k) for number in range(len(points)) for k in range(len(self._prompts))]
-        found, device = [], self._backbone.device
+        found, device = [], self.backbone.device
         for first in range(0, len(rows), self._at_once):
             part = rows[first : first + self._at_once]
             asked = {i: tuple(one.to(device) for one in points[i]) for i, _ in part}
             vectors = {f"<point {i}>": self._space.vectors(*point) for i, point in asked.items()}
             texts = [self._prompts[k].replace(PLACEHOLDER, f"<point {i}>") for i, k in part]
-            cond = self._backbone.encode_text(texts, vectors)
-            with self._backbone.autoencoder_on_device():  # for readers of pictures
-                read = self._intent.read(self._backbone, cond, self._noise[[k for _, k in part]])
+            cond = self.backbone.encode_text(texts, vectors)
+            with self.backbone.autoencoder_on_device():  # for readers of pictures
+                read = self._intent.read(self.backbone, cond, self._noise[[k for _, k in part]])
             found.append(read.float().cpu())
             if progress is not None:
                 progress(first + len(part))

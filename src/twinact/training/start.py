@@ -18,13 +18,13 @@ from twinact.configs import LearnConfig, RunConfig, TwinActConfig
 from twinact.data.exemplars import Exemplars
 from twinact.data.shapes import Together, by_shape
 from twinact.intent import Meant, PoseTarget
-from twinact.intent.prompts import other_prompts
 from twinact.methods.batches import latent_masks
 from twinact.methods.losses import denoising_errors
 from twinact.runs.folder import SEARCH_FILE
 from twinact.runs.lock import lock
 from twinact.space import ActionSpace
 from twinact.training.gradients import LossScale, memory_advice
+from twinact.training.refine import excess_in_step
 from twinact.training.search_cache import SearchCache
 from twinact.training.stopping import stop_between_steps
 
@@ -155,13 +155,8 @@ def _reached(
     optimizer = torch.optim.Adam([leading], lr=config.rate, betas=(0.9, 0.99))
     steps = []
     for step in range(_TRIAL_STEPS):
-        generator = torch.Generator().manual_seed(1 + step)  # the same for all candidates
-        prompts = other_prompts(generator, _PROMPTS)
-        noise = torch.randn((_PROMPTS, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
-        with torch.autocast(leading.device.type, enabled=False):
-            vectors = space.vectors(torch.cat([leading, trailing], dim=2), space.phrase_mask[which])
-        chords = target.chords(backbone, backbone.encode_text(prompts, {PLACEHOLDER: vectors}), noise)
-        excess = target.excess(chords).mean()
+        coefficients = torch.cat([leading, trailing], dim=2)
+        excess = excess_in_step(backbone, space, target, coefficients, space.phrase_mask[which], _PROMPTS, step)
         optimizer.zero_grad()
         (scale * excess).backward()  # which changes nothing else: Adam's steps do not depend on it
         optimizer.step()

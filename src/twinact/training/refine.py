@@ -1,0 +1,108 @@
+"""Refines an action that was moved or put together, from the pose that it should show; it needs no exemplars.
+
+Words for parts of a body that are said together are not always taken as they are meant one by one. From there, the
+coefficients are learned on as TwinAct learns them, by the distance between the wanted pose and the one that the model
+means.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from twinact import PLACEHOLDER
+from twinact.action import Action
+from twinact.backbones.backbone import Backbone
+from twinact.backbones.memory import explain_out_of_memory
+from twinact.configs import LearnConfig, TwinActConfig
+from twinact.errors import ConfigError, TwinactError
+from twinact.intent import PoseTarget
+from twinact.intent.intended_pose import intended_pose
+from twinact.intent.prompts import other_prompts
+from twinact.lora import attached
+from twinact.space import ActionSpace
+from twinact.training.gradients import LossScale, memory_advice
+from twinact.training.loop import rate_share
+
+STEPS = 60
+
+
+def excess_in_step(
+    backbone: Backbone,
+    space: ActionSpace,
+    target: PoseTarget,
+    coefficients: Float[Tensor, "c s r"],
+    mask: Bool[Tensor, "c s"],
+    prompts: int,
+    step: int,
+) -> Float[Tensor, ""]:
+    """The mean `PoseTarget.excess` of a point in prompts and noise that follow from the step; differentiable."""
+    generator = torch.Generator().manual_seed(1 + step)
+    texts = other_prompts(generator, prompts)
+    noise = torch.randn((prompts, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
+    with torch.autocast(coefficients.device.type, enabled=False):
+        vectors = space.vectors(coefficients, mask)
+    return target.excess(target.chords(backbone, backbone.encode_text(texts, {PLACEHOLDER: vectors}), noise)).mean()
+
+
+def refined(
+    backbone: Backbone,
+    space: ActionSpace,
+    action: Action,
+    *,
+    steps: int = STEPS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Action:
+    """An action learned on from where it is, until the model means the pose that the action should show.
+
+    Args:
+        backbone: The action's model.
+        space: Its own space.
+        action: With a pose, as sliders, parts of several actions and exemplars leave one.
+        steps: Of two prompts each; a step is two passes of the denoiser, forward and backward.
+        progress: Called with the finished steps, and all.
+
+    Raises:
+        ConfigError: It shows no pose or lies in no space, or nobody has measured which pose the model means.
+        CheckpointError: The space or the model is another one.
+        OutOfMemory: A step does not fit into memory.
+        TwinactError: Learning led to numbers that are not finite.
+    """
+    space, start = space.to(backbone.device), action.point(space)
+    action.check(model_id=backbone.model_id)
+    intent, pose = intended_pose(backbone, space.poses), action.meta.get("pose")
+    if not pose:
+        raise ConfigError(f"action {action.name!r} shows no pose to refine it from: move it by a slider, or take parts")
+    if intent is None:
+        raise ConfigError(f"model {backbone.model_id!r} is not known to show its pose early: build a space with poses")
+    known = (torch.tensor(pose["directions"]), torch.tensor(pose["weights"]))
+    # A height above the ground, which moved actions do not remember, does not count.
+    directions, weights = (torch.cat([one, torch.zeros_like(one[:1])]) for one in known)
+    target = PoseTarget(directions, weights, intent)
+    settings = TwinActConfig(pose_weight=1.0)
+    config = LearnConfig(name="refined", method=settings, steps=steps)
+    mask = torch.ones(start.shape[:2], dtype=torch.bool) if action.mask is None else action.mask
+    mask = mask.to(backbone.device)
+    u = start.to(backbone.device).clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([u], lr=config.rate, betas=(0.9, 0.99))
+    scale = LossScale.of("fp16" if backbone.dtype == torch.float16 else "fp32")
+    loras = [action.lora] if action.lora else []
+    with explain_out_of_memory("refining", memory_advice("normal")), attached(backbone, loras), torch.enable_grad():
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = config.rate * rate_share(config, step)
+            excess = excess_in_step(backbone, space, target, u, mask, settings.prompts_per_step, step)
+            loss = excess + settings.prior_weight * u.square().mean()
+            optimizer.zero_grad()
+            (scale.value * loss).backward()  # Adam's steps do not depend on the scale
+            assert u.grad is not None
+            if bool(u.grad.isfinite().all()):
+                optimizer.step()
+            elif not scale.lowered():
+                raise TwinactError(f"refining {action.name!r}: numbers in step {step + 1} are not finite")
+            if progress is not None:
+                progress(step + 1, steps)
+    history = [*(action.meta.get("history") or []), {"from": action.name, "refined": steps}]
+    made = Action.from_coefficients(action.name, space, u, mask=mask, lora=action.lora)
+    return replace(made, meta={**action.meta, "history": history})
