@@ -23,7 +23,7 @@ from twinact.intent.intended_pose import intended_pose
 from twinact.intent.prompts import other_prompts
 from twinact.lora import attached
 from twinact.space import ActionSpace
-from twinact.training.gradients import LossScale, memory_advice
+from twinact.training.gradients import LossScale
 from twinact.training.loop import rate_share
 
 STEPS = 60
@@ -89,7 +89,9 @@ def refined(
     optimizer = torch.optim.Adam([u], lr=config.rate, betas=(0.9, 0.99))
     scale = LossScale.of("fp16" if backbone.dtype == torch.float16 else "fp32")
     loras = [action.lora] if action.lora else []
-    with explain_out_of_memory("refining", memory_advice("normal")), attached(backbone, loras), torch.enable_grad():
+    told = explain_out_of_memory("refining", "free memory that other programs hold, or go without")
+    # Readers of pictures decode, wherever the autoencoder rests.
+    with told, attached(backbone, loras), backbone.autoencoder_on_device(), torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = config.rate * rate_share(config, step)
             excess = excess_in_step(backbone, space, target, u, mask, settings.prompts_per_step, step)
