@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -331,7 +332,7 @@ def _send_measured(pipe: Connection, name: str, variant: str, toy: bool) -> None
     try:
         found = measured(name, variant, toy, "cuda" if torch.cuda.is_available() else "cpu")
     except Exception as error:
-        traceback.print_exc()
+        print(f"{name}, {variant}:", traceback.format_exc(), file=sys.stderr)
         found = {"failed": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
     pipe.send(found)
 

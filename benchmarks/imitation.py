@@ -25,9 +25,10 @@ import torch
 from twinact import PLACEHOLDER
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.shipped import judges_dir
+from twinact.bench.contestants import settings_of
 from twinact.bench.poses import photographed_pose, photographed_poses, write_pose_exemplars
 from twinact.bench.world import WORDS, JudgedPictures, world_task
-from twinact.configs import LearnConfig, RunConfig, TwinActConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.intent.prompts import PLACES
 from twinact.jobs.job import Job
 from twinact.jobs.models import default_space, open_model
@@ -96,14 +97,14 @@ def measured(way: str, name: str, work: Path, backbone: Backbone, judges: Judged
         space = ordered_space(settings.pop("ordering", None), backbone, work)
         config = LearnConfig.from_dict({"name": task.name, **settings})
         job = Job(exemplars=exemplars, config=config, run_dir=folder, space=space, run=asdict(run))
+        began = time.perf_counter()
         if config.start == SEEN:
-            look = replace(config, start=None, steps=0, learning_rate=None, method=TwinActConfig(clauses=1))
-            seen = run_job(
-                replace(job, config=look, run_dir=work / "seen" / task.name), backbone=backbone, tell=row["told"].append
+            look = replace(
+                job, config=settings_of("seen phrase", {"name": task.name}), run_dir=work / "seen" / task.name
             )
+            seen = run_job(look, backbone=backbone, tell=row["told"].append)
             row["passes"] = seen.cost.search
             job = replace(job, config=replace(config, start=seen.action.meta["config"]["start"]))
-        began = time.perf_counter()
         learned = run_job(job, backbone=backbone, tell=row["told"].append)
         row["seconds"] = round(time.perf_counter() - began, 1)
         # Backward passes count twice; every one of them had its forward pass.

@@ -101,7 +101,9 @@ def test_an_action_is_refined_for_the_pose_that_it_should_show(name: str, tmp_pa
     assert found.coefficients is not None and action.coefficients is not None
     assert 0 < float((found.coefficients - action.coefficients).abs().max()) < 0.2
     assert found.meta["pose"] == meta["pose"]
-    assert found.meta["history"] == [{"from": "x"}, {"from": "leap", "refined": 3}]
+    *before_it, last = found.meta["history"]
+    assert before_it == [{"from": "x"}] and last == {"from": "leap", "refined": 3, "off": last["off"]}
+    assert 0 < last["off"] <= 180
     assert all(not torch.equal(*pair) for pair in zip(found.vectors, action.vectors, strict=True))
     with pytest.raises(ConfigError, match="shows no pose"):
         refined(backbone, space, replace(action, meta={}))

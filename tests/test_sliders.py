@@ -38,7 +38,8 @@ from twinact.space.limbs import (
     on_torso,
     turned,
 )
-from twinact.space.sliders import SLIDERS
+from twinact.space.sliders import SLIDERS, Posed
+from twinact.training.refine import refined
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +58,9 @@ def saying(space: ActionSpace, *phrases: str, name: str = "leap") -> Action:
     return Action.from_coefficients(name, space, torch.stack(points), mask=torch.stack(masks), meta=meta)
 
 
-def point_of(action: Action) -> Point:
-    assert action.coefficients is not None
-    return action.coefficients, torch.ones(action.coefficients.shape[:2]).bool() if action.mask is None else action.mask
-
-
 def angles(action: Action, words: LimbWords) -> dict[str, list[float]]:
     """The joint angles expected of an action's clauses."""
-    pose = words.pose_of(words.phrases_of(point_of(action)))
+    pose = words.pose_of(words.phrases_of(action.whole_point(words.space)))
     return {limb.name: joint_angles(pose, limb).tolist() for limb in LIMBS}
 
 
@@ -180,7 +176,8 @@ def test_captions_that_leave_something_unsaid() -> None:
 def test_words_that_the_model_takes_otherwise_give_way(space: ActionSpace, words: LimbWords) -> None:
     action = saying(space, "flexing both biceps", "right leg straight")
     likeliest = action.slid(space, "left leg up", 1.0)
-    (wrong,) = set(words.phrases_of(point_of(likeliest))) - set(words.phrases_of(point_of(action)))
+    before, after = (set(words.phrases_of(one.whole_point(space))) for one in (action, likeliest))
+    (wrong,) = after - before
     asked: list[int] = []
 
     def ask(points: Sequence[Point]) -> Tensor:
@@ -190,7 +187,7 @@ def test_words_that_the_model_takes_otherwise_give_way(space: ActionSpace, words
         return torch.stack([on_torso(words.pose_of([i for i in one if i != wrong])) for one in said])[:, None]
 
     moved = action.slid(space, "left leg up", 1.0, ask=ask)
-    assert wrong not in words.phrases_of(point_of(moved))
+    assert wrong not in words.phrases_of(moved.whole_point(space))
     assert angles(moved, words)["left leg"][0] == pytest.approx(90, abs=15)
     assert moved.meta["history"][-1]["off"] < 10 and asked == [6, 1]
     asked.clear()
@@ -276,3 +273,14 @@ def test_nano_means_what_sliders_say() -> None:
         others.append(cosines.acos().rad2deg().amax(dim=0).flatten())
     assert float(torch.cat(travels).mean()) > 40 and float(torch.cat(others).median()) < 10
     assert float(torch.cat(rising).float().mean()) >= 0.9
+
+
+@pytest.mark.slow  # 190 passes of nano
+def test_nano_is_led_from_words_to_the_pose_that_is_wanted() -> None:
+    nano = load("nano", "cpu")
+    space = default_space(nano)
+    shown, wanted = saying(space, "flexing both biceps"), saying(space, "arms akimbo")
+    pose = Posed.of(LimbWords(space), wanted.whole_point(space), None, wanted.name).to_dict()
+    action = replace(shown, meta={"pose": pose})
+    begun, ended = (refined(nano, space, action, steps=steps).meta["history"][-1]["off"] for steps in (1, 30))
+    assert ended < 0.85 * begun and begun > 10

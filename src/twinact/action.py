@@ -152,7 +152,7 @@ class Action:
             CheckpointError: The space is another one.
         """
         check_number("amount", amount, AMOUNTS)
-        moved = stepped(space, self._point(space), component, amount, self.name)
+        moved = stepped(space, self.whole_point(space), component, amount, self.name)
         return self._moved(space, moved, name, {"adjusted": [*component, float(amount)]})
 
     def toward(
@@ -175,11 +175,11 @@ class Action:
             CheckpointError: An action belongs to another space.
         """
         check_number("amount", amount, AMOUNTS)
-        start = self._point(space)
+        start = self.whole_point(space)
         if amount == 0:
             return replace(self, name=_new_name(name, self.name))
         if isinstance(target, Action):
-            goal, label = target._point(space), target.name
+            goal, label = target.whole_point(space), target.name
         else:
             goal, label = point_of(space, target), target if isinstance(target, str) else "coefficients"
         return self._moved(space, blended(space, start, goal, amount), name, {"toward": label, "amount": float(amount)})
@@ -219,7 +219,7 @@ class Action:
         for weight in weights or ():
             check_number("weight", weight, AMOUNTS)
         _check_without_lora(parts)
-        whole = summed(space, [part._point(space) for part in parts], weights)
+        whole = summed(space, [part.whole_point(space) for part in parts], weights)
         step = {"combined": [part.name for part in parts], "weights": None if weights is None else list(weights)}
         return self._moved(space, whole, name, step)
 
@@ -287,7 +287,7 @@ class Action:
             ConfigError: It has no coefficients, or k is below 1.
             CheckpointError: The space is another one.
         """
-        return explain(space, *self._point(space), k)
+        return explain(space, *self.whole_point(space), k)
 
     def check(self, *, space_hash: str | None = None, model_id: str | None = None) -> None:
         """Makes sure that the action belongs to a space and a backbone; None is not checked.
@@ -327,6 +327,22 @@ class Action:
         self.check(space_hash=space.hash, model_id=space.model_id)
         return self.coefficients
 
+    def whole_point(self, space: ActionSpace) -> Point:
+        """The coefficients, as `point` gives them, with the mask that None stands for."""
+        u = self.point(space)
+        return u, torch.ones(u.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
+
+    def learned_on(self, space: ActionSpace, point: Point, step: Mapping[str, Any]) -> "Action":
+        """The action at another point of its space that is to show the same pose.
+
+        Args:
+            space: Its own space.
+            point: Coefficients and present slots.
+            step: What its history tells of it.
+        """
+        moved = self._moved(space, point, None, step)
+        return replace(moved, meta={**moved.meta, "pose": self.meta["pose"]})
+
     def save(self, path: str | os.PathLike[str], *, new: bool = False) -> Path:
         """Writes one safetensors file (by convention `*.action.safetensors`), whole or not at all.
 
@@ -353,13 +369,8 @@ class Action:
         except (ConfigError, DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is not a usable action: {error}; make it again") from error
 
-    def _point(self, space: ActionSpace) -> Point:
-        """The coefficients, as `point` gives them, with the mask that None stands for."""
-        u = self.point(space)
-        return u, torch.ones(u.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
-
     def _posed(self, words: LimbWords) -> Posed:
-        return Posed.of(words, self._point(words.space), self.meta.get("pose"), self.name)
+        return Posed.of(words, self.whole_point(words.space), self.meta.get("pose"), self.name)
 
     def _spoken(self, space: ActionSpace, posed: Posed, name: str | None, step: dict[str, Any]) -> "Action":
         """A new action with a pose that it remembers, so that it can be moved on from there."""
@@ -368,7 +379,7 @@ class Action:
         moved = self._moved(space, posed.point, name, step)
         return replace(moved, meta={**moved.meta, "pose": posed.to_dict()})
 
-    def _moved(self, space: ActionSpace, point: Point, name: str | None, step: dict[str, Any]) -> "Action":
+    def _moved(self, space: ActionSpace, point: Point, name: str | None, step: Mapping[str, Any]) -> "Action":
         """A new action at a point that remembers how it came to be."""
         u, mask = point
         kept = {key: value for key, value in self.meta.items() if key != "pose"}  # it shows another one now

@@ -187,7 +187,9 @@ def _refined(action: "Action", space: "ActionSpace", ask: "Meant | None") -> "Ac
     from twinact.training.refine import refined
 
     with progress(f"refining {action.name}") as advance:
-        return refined(ask.backbone, space, action, progress=advance)
+        action = refined(ask.backbone, space, action, progress=advance)
+    say(f"refined: the model means a pose about {action.meta['history'][-1]['off']:.0f} degrees from the wanted one")
+    return action
 
 
 def _tell_off(action: "Action") -> "Action":

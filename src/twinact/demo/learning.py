@@ -8,6 +8,7 @@ from pathlib import Path
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.bench.actors import actor_config, write_actor_exemplars
+from twinact.bench.contestants import settings_of
 from twinact.bench.poses import photographed_poses, write_pose_exemplars
 from twinact.configs import LearnConfig, RunConfig, TextualInversionConfig, TwinActConfig
 from twinact.console import progress
@@ -51,7 +52,7 @@ class Learned:
 def learn_all(backbone: Backbone, folder: DemoFolder, config: DemoConfig, run: RunConfig) -> Learned:
     """Learn everything, or go on where it was stopped. The exemplars of the action are there already."""
     actions, cost = {}, {}
-    look = LearnConfig(name=config.action, method=replace(OURS, clauses=1), steps=0)
+    look = settings_of("seen phrase", {"name": config.action})
     seen = _learn(backbone, folder, folder.exemplars, look, "seen", "the phrase that looks nearest", run)
     phrase = seen.action.meta["config"]["start"]
     ours = LearnConfig(name=config.action, method=OURS, steps=config.learn_steps)

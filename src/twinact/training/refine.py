@@ -6,10 +6,9 @@ means.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from twinact import PLACEHOLDER
@@ -19,32 +18,28 @@ from twinact.backbones.memory import explain_out_of_memory
 from twinact.configs import LearnConfig, TwinActConfig
 from twinact.errors import ConfigError, TwinactError
 from twinact.intent import PoseTarget
-from twinact.intent.intended_pose import intended_pose
+from twinact.intent.intended_pose import degrees, intended_pose
 from twinact.intent.prompts import other_prompts
 from twinact.lora import attached
 from twinact.space import ActionSpace
+from twinact.space.clauses import Point
 from twinact.training.gradients import LossScale
 from twinact.training.loop import rate_share
 
 STEPS = 60
+_LAST = 10  # steps whose mean says how far off the pose is in the end
 
 
-def excess_in_step(
-    backbone: Backbone,
-    space: ActionSpace,
-    target: PoseTarget,
-    coefficients: Float[Tensor, "c s r"],
-    mask: Bool[Tensor, "c s"],
-    prompts: int,
-    step: int,
-) -> Float[Tensor, ""]:
-    """The mean `PoseTarget.excess` of a point in prompts and noise that follow from the step; differentiable."""
+def chords_in_step(
+    backbone: Backbone, space: ActionSpace, target: PoseTarget, point: Point, prompts: int, step: int
+) -> Float[Tensor, "prompts rows"]:
+    """`PoseTarget.chords` of a point, in prompts and noise that follow from the step; differentiable in the point."""
     generator = torch.Generator().manual_seed(1 + step)
     texts = other_prompts(generator, prompts)
     noise = torch.randn((prompts, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
-    with torch.autocast(coefficients.device.type, enabled=False):
-        vectors = space.vectors(coefficients, mask)
-    return target.excess(target.chords(backbone, backbone.encode_text(texts, {PLACEHOLDER: vectors}), noise)).mean()
+    with torch.autocast(backbone.device.type, enabled=False):
+        vectors = space.vectors(*point)
+    return target.chords(backbone, backbone.encode_text(texts, {PLACEHOLDER: vectors}), noise)
 
 
 def refined(
@@ -61,8 +56,12 @@ def refined(
         backbone: The action's model.
         space: Its own space.
         action: With a pose, as sliders, parts of several actions and exemplars leave one.
-        steps: Of two prompts each; a step is two passes of the denoiser, forward and backward.
+        steps: 1 or more, of two prompts each.
         progress: Called with the finished steps, and all.
+
+    Returns:
+        The action with the same pose; the last step of its history tells under "off" how many degrees the model's is
+        from that, over all limbs.
 
     Raises:
         ConfigError: It shows no pose or lies in no space, or nobody has measured which pose the model means.
@@ -70,7 +69,7 @@ def refined(
         OutOfMemory: A step does not fit into memory.
         TwinactError: Learning led to numbers that are not finite.
     """
-    space, start = space.to(backbone.device), action.point(space)
+    space, (start, mask) = space.to(backbone.device), action.whole_point(space)
     action.check(model_id=backbone.model_id)
     intent, pose = intended_pose(backbone, space.poses), action.meta.get("pose")
     if not pose:
@@ -83,19 +82,18 @@ def refined(
     target = PoseTarget(directions, weights, intent)
     settings = TwinActConfig(pose_weight=1.0)
     config = LearnConfig(name="refined", method=settings, steps=steps)
-    mask = torch.ones(start.shape[:2], dtype=torch.bool) if action.mask is None else action.mask
-    mask = mask.to(backbone.device)
-    u = start.to(backbone.device).clone().requires_grad_(True)
+    u, mask = start.to(backbone.device).clone().requires_grad_(True), mask.to(backbone.device)
     optimizer = torch.optim.Adam([u], lr=config.rate, betas=(0.9, 0.99))
+    away: list[float] = []
     scale = LossScale.of("fp16" if backbone.dtype == torch.float16 else "fp32")
-    loras = [action.lora] if action.lora else []
     told = explain_out_of_memory("refining", "free memory that other programs hold, or go without")
     # Readers of pictures decode, wherever the autoencoder rests.
-    with told, attached(backbone, loras), backbone.autoencoder_on_device(), torch.enable_grad():
+    with told, attached(backbone, [action.lora]), backbone.autoencoder_on_device(), torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = config.rate * rate_share(config, step)
-            excess = excess_in_step(backbone, space, target, u, mask, settings.prompts_per_step, step)
-            loss = excess + settings.prior_weight * u.square().mean()
+            chords = chords_in_step(backbone, space, target, (u, mask), settings.prompts_per_step, step)
+            away.append(float(target.distance(chords.detach()).mean()))
+            loss = target.excess(chords).mean() + settings.prior_weight * u.square().mean()
             optimizer.zero_grad()
             (scale.value * loss).backward()  # Adam's steps do not depend on the scale
             assert u.grad is not None
@@ -105,6 +103,5 @@ def refined(
                 raise TwinactError(f"refining {action.name!r}: numbers in step {step + 1} are not finite")
             if progress is not None:
                 progress(step + 1, steps)
-    history = [*(action.meta.get("history") or []), {"from": action.name, "refined": steps}]
-    made = Action.from_coefficients(action.name, space, u, mask=mask, lora=action.lora)
-    return replace(made, meta={**action.meta, "history": history})
+    off = degrees(sum(away[-_LAST:]) / len(away[-_LAST:]))
+    return action.learned_on(space, (u.detach(), mask), {"refined": steps, "off": round(off, 1)})

@@ -24,7 +24,7 @@ from twinact.runs.folder import SEARCH_FILE
 from twinact.runs.lock import lock
 from twinact.space import ActionSpace
 from twinact.training.gradients import LossScale, memory_advice
-from twinact.training.refine import excess_in_step
+from twinact.training.refine import chords_in_step
 from twinact.training.search_cache import SearchCache
 from twinact.training.stopping import stop_between_steps
 
@@ -155,8 +155,8 @@ def _reached(
     optimizer = torch.optim.Adam([leading], lr=config.rate, betas=(0.9, 0.99))
     steps = []
     for step in range(_TRIAL_STEPS):
-        coefficients = torch.cat([leading, trailing], dim=2)
-        excess = excess_in_step(backbone, space, target, coefficients, space.phrase_mask[which], _PROMPTS, step)
+        point = torch.cat([leading, trailing], dim=2), space.phrase_mask[which]
+        excess = target.excess(chords_in_step(backbone, space, target, point, _PROMPTS, step)).mean()
         optimizer.zero_grad()
         (scale * excess).backward()  # which changes nothing else: Adam's steps do not depend on it
         optimizer.step()
