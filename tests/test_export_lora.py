@@ -73,6 +73,22 @@ def test_stock_loader_draws_the_same_pixels(name: str, which: int, tmp_path: Pat
     assert (ours != drawn_by_us(name, {})).any()
 
 
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_convolutions_are_written_for_others_and_read_back(name: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weights = {
+        key: weight if key.endswith(lora.DOWN) else torch.randn(weight.shape, generator=generator)
+        for key, weight in lora.fresh(backbone_of(name), 2, 0, "convolutions").items()
+    }
+    action = replace(action_of(name), lora=weights)
+    ours = drawn_by_us(name, weights)
+    assert (ours != drawn_by_us(name, {})).any()
+    for path in export_lora(action, BASES[name], tmp_path)[:2]:
+        assert np.array_equal(ours, drawn_by_stock(name, lambda stock, path=path: stock.load_lora_weights(path))), path
+        back = read(name, path).lora
+        assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
+
+
 def test_stock_loaders_draw_action_and_lora_together(tmp_path: Path) -> None:
     action = action_of("sd")
     word, path = export_embedding(action, BASES["sd"], tmp_path)[1], export("sd", tmp_path)[0]

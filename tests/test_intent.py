@@ -26,6 +26,7 @@ from twinact.intent.measure import COUNTS, MeasuredIntent, measure_intent
 from twinact.intent.pose_table import pose_table
 from twinact.jobs.job import Job
 from twinact.jobs.run import run_job
+from twinact.lora import fresh
 from twinact.readers.body import SEGMENTS
 from twinact.readers.vitpose import ViTPoseReader
 from twinact.space import ActionSpace
@@ -105,6 +106,15 @@ def test_an_action_is_refined_for_the_pose_that_it_should_show(name: str, tmp_pa
     assert before_it == [{"from": "x"}] and last == {"from": "leap", "refined": 3, "off": last["off"]}
     assert 0 < last["off"] <= 180
     assert all(not torch.equal(*pair) for pair in zip(found.vectors, action.vectors, strict=True))
+    lora = {key: torch.ones_like(weight) for key, weight in fresh(backbone, 1, 0).items()}
+    spoken = {"<actor>": [vector[:1] for vector in action.vectors]}
+    acted = refined(backbone, space, action, name="acted", who="<actor>", vectors=spoken, loras=[lora], steps=3)
+    assert acted.name == "acted" and not acted.lora and acted.meta["history"][-1]["as"] == "<actor>"
+    for changed in ({"loras": []}, {"who": "a man"}, {"vectors": {"<actor>": [2 * one for one in spoken["<actor>"]]}}):
+        other = refined(
+            backbone, space, action, **{"who": "<actor>", "vectors": spoken, "loras": [lora], "steps": 3, **changed}
+        )
+        assert other.coefficients is not None and not torch.equal(other.coefficients, acted.coefficients), changed
     with pytest.raises(ConfigError, match="shows no pose"):
         refined(backbone, space, replace(action, meta={}))
     with pytest.raises(ConfigError, match="not known to show its pose early"):

@@ -1,5 +1,6 @@
 """LoRA on every family: learning beside any method, drawing with one or several, and leaving the model as it was."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -238,7 +239,39 @@ def test_what_does_not_fit_is_one_line(exemplars: Exemplars, tmp_path: Path) -> 
     assert state_of(backbone) == before
 
 
-@pytest.mark.parametrize(("key", "value"), [("lora_rank", -1), ("lora_rank", 2.0), ("lora_learning_rate", 0.0)])
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_convolutions_of_the_finest_resolution_learn_and_nothing_else(
+    name: str, exemplars: Exemplars, tmp_path: Path
+) -> None:
+    backbone, config = backbone_of(name), replace(BASE, lora_layers="convolutions")
+    before, last = state_of(backbone), len(backbone.denoiser.up_blocks) - 1  # type: ignore[arg-type]
+    action = train(method_of(backbone, config), backbone, exemplars, config, tmp_path / "run").action
+    assert state_of(backbone) == before
+    adapted = {key.removesuffix(lora.UP) for key in action.lora if key.endswith(lora.UP)}
+    blocks = ("unet.down_blocks.0.", f"unet.up_blocks.{last}.")
+    assert adapted == {
+        f"unet.{path}"
+        for path, module in backbone.denoiser.named_modules()
+        if f"unet.{path}".startswith(blocks) and re.search(r"resnets\.\d\.conv\d", path)
+    }
+    assert all(bool(weight.any()) and weight.ndim == 4 for weight in action.lora.values())
+    drawn = [
+        pixels(generate(backbone, PROMPTS, {PLACEHOLDER: action.vectors}, loras=loras, seeds=[1, 2], steps=1))
+        for loras in ([action.lora], [])
+    ]
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_a_model_without_convolutions_says_so(exemplars: Exemplars, tmp_path: Path) -> None:
+    config = replace(BASE, lora_layers="convolutions")
+    with pytest.raises(ConfigError, match="has no convolutions"):
+        train(method_of(backbone_of("sd3"), config), backbone_of("sd3"), exemplars, config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("lora_rank", -1), ("lora_rank", 2.0), ("lora_learning_rate", 0.0), ("lora_layers", "norms")],
+)
 def test_bad_settings_are_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{key}"):
         LearnConfig.from_dict({"name": "leap", key: value})

@@ -4,15 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from commands import done, invoke, refused
+from commands import done, refused
 from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones import load
+from twinact.backbones.backbone import Backbone
 from twinact.backbones.shipped import model_dir
 from twinact.data.captions import unsaid
 from twinact.errors import CheckpointError, ConfigError
@@ -20,6 +22,7 @@ from twinact.intent import Meant, intended_pose
 from twinact.intent.prompts import other_prompts
 from twinact.jobs.models import default_space, open_model
 from twinact.jobs.resources import choose_resources
+from twinact.lora import fresh
 from twinact.readers.body import SEGMENT_NAMES
 from twinact.space import ActionSpace
 from twinact.space.build import SPACE_FILE
@@ -39,6 +42,7 @@ from twinact.space.limbs import (
     turned,
 )
 from twinact.space.sliders import SLIDERS, Posed
+from twinact.training import refine
 from twinact.training.refine import refined
 
 
@@ -232,11 +236,40 @@ def test_the_commands(space: ActionSpace, model: Path, tmp_path: Path, monkeypat
         refused("combine", *files, "--parts", parts, "--out", "new", code=2)
     refused("combine", *files, "--parts", "arms of wave", "--weights", "1,1", "--out", "new", code=2)
     refused("adjust", files[0], "--slider", "ears up", "--amount", "1", "--out", "new", code=2)
-    for command in (("combine", *files), ("adjust", files[0], "--toward", "squatting", "--amount", "1")):
-        assert "--refine goes with" in refused(*command, "--refine", "--out", "new", code=2)
-    other = invoke("combine", *files, "--parts", "legs of kick", "--refine", "--out", "new", "--model", model)
-    assert other.exit_code == 2 and "--refine needs the model of the action" in other.stderr
+    assert "was made for model" in refused(
+        "refine", "both.action.safetensors", "--model", model, "--out", "new", code=1
+    )
     assert not Path("new.action.safetensors").exists()
+
+
+def test_an_actor_of_another_file_is_who_an_action_is_refined_for(
+    space: ActionSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space.save("phrases.space.safetensors")
+    said = saying(space, "left arm raised", name="wave")
+    pose = Posed.of(LimbWords(space), said.whole_point(space), None, said.name).to_dict()
+    wave = replace(said, meta={"pose": pose})
+    wave.save("wave.action.safetensors")
+    lora = fresh(load("nano", "cpu"), 1, 0)
+    Action("anna", [torch.ones(2, wave.vectors[0].shape[1])], space.model_id, lora=lora).save("anna.action.safetensors")
+    Action("looks", [], space.model_id, lora=lora).save("looks.action.safetensors")
+    asked: list[dict[str, Any]] = []
+
+    def recorded(_backbone: Backbone, own: ActionSpace, action: Action, **given: Any) -> Action:
+        asked.append(given)
+        return action.learned_on(own, action.whole_point(own), {"refined": 1, "off": 7.2}, given["name"])
+
+    monkeypatch.setattr(refine, "refined", recorded)
+    command = ("refine", "wave.action.safetensors")
+    assert "7 degrees" in done(*command, "--actor", "anna.action.safetensors", "--out", "hers").stderr
+    assert Action.load("hers.action.safetensors").name == "hers"
+    done(*command, "--actor", "looks.action.safetensors", "--who", "sks woman", "--out", "theirs")
+    done(*command, "--out", "all")
+    assert "--who" in refused(*command, "--actor", "looks.action.safetensors", "--out", "new", code=2)
+    assert [one["who"] for one in asked] == ["<actor>", "sks woman", None]
+    assert [list(one["vectors"]) for one in asked] == [["<actor>"], [], []]
+    assert [len(one["loras"]) for one in asked] == [1, 1, 0]
 
 
 def test_what_lies_in_no_space_is_explained_too(tmp_path: Path) -> None:

@@ -332,15 +332,9 @@ class Action:
         u = self.point(space)
         return u, torch.ones(u.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
 
-    def learned_on(self, space: ActionSpace, point: Point, step: Mapping[str, Any]) -> "Action":
-        """The action at another point of its space that is to show the same pose.
-
-        Args:
-            space: Its own space.
-            point: Coefficients and present slots.
-            step: What its history tells of it.
-        """
-        moved = self._moved(space, point, None, step)
+    def learned_on(self, space: ActionSpace, point: Point, step: Mapping[str, Any], name: str | None) -> "Action":
+        """The action at another point of its own space that is to show the same pose; `step` is what history tells."""
+        moved = self._moved(space, point, name, step)
         return replace(moved, meta={**moved.meta, "pose": self.meta["pose"]})
 
     def save(self, path: str | os.PathLike[str], *, new: bool = False) -> Path:

@@ -2,12 +2,14 @@
 
 A LoRA is a flat mapping in the keys that diffusers reads itself: ``<part>.<layer>.lora_A.weight`` (r, in) and
 ``<part>.<layer>.lora_B.weight`` (out, r), where the part is the network's name in the pipeline ("unet", "transformer",
-"text_encoder"). A layer's output gains B·A·x. There is no alpha: files of other tools have alpha / r multiplied into B
-when they are read, so that one number less can be lost between tools.
+"text_encoder"). A layer's output gains B·A·x. Of a convolution, A is (r, in, k, k) and B (out, r, 1, 1), as in
+LoCon (Yeh et al., ICLR 2024, arXiv:2309.14859). There is no alpha: files of other tools have alpha / r multiplied into
+B when they are read, so that one number less can be lost between tools.
 
 A `TokenLora` is one whose changes of the cross-attention's keys and values act only where an action's vectors stand.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.cross_attention import Reader
 from twinact.backbones.token_lora import TokenLora, alike
-from twinact.configs import STRENGTHS, check_number
+from twinact.configs import LORA_LAYERS, STRENGTHS, check_number
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 
 if TYPE_CHECKING:
@@ -109,24 +111,46 @@ def parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     return found
 
 
-def fresh(backbone: Backbone, rank: int, seed: int) -> dict[str, Tensor]:
-    """A LoRA that changes nothing yet, on the backbone's `lora_targets`: A random as PEFT has it, B zero; float32.
+def fresh(backbone: Backbone, rank: int, seed: int, layers: str = LORA_LAYERS[0]) -> dict[str, Tensor]:
+    """A LoRA that changes nothing yet: A random as PEFT has it, B zero; float32.
 
     Args:
         backbone: Its denoiser is what is adapted.
         rank: r, 1 or more.
         seed: Seed of A.
+        layers: One of `twinact.configs.LORA_LAYERS`: the backbone's `lora_targets`, or the convolutions of a UNet's
+            residual blocks at the finest resolution.
+
+    Raises:
+        ConfigError: The denoiser has no such layers.
     """
     generator = torch.Generator().manual_seed(seed)
     part = _part_of(backbone, backbone.denoiser)
     weights: dict[str, Tensor] = {}
-    for name, module in backbone.denoiser.named_modules():
-        if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{end}") for end in backbone.lora_targets):
-            down = torch.empty(rank, module.in_features)
-            nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
-            weights[f"{part}.{name}{DOWN}"] = down
-            weights[f"{part}.{name}{UP}"] = torch.zeros(module.out_features, rank)
+    for name, module in _adapted(backbone, layers):
+        down = torch.empty(rank, *module.weight.shape[1:])
+        nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
+        weights[f"{part}.{name}{DOWN}"] = down
+        weights[f"{part}.{name}{UP}"] = torch.zeros(len(module.weight), rank, *[1] * (module.weight.ndim - 2))
+    if not weights:
+        raise ConfigError(
+            f"model {backbone.model_id!r} has no {layers} that a LoRA could adapt: leave lora_layers at "
+            f"{LORA_LAYERS[0]!r}"
+        )
     return weights
+
+
+def _adapted(backbone: Backbone, layers: str) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Layers of a denoiser by name, in its order."""
+    last = len(getattr(backbone.denoiser, "up_blocks", ())) - 1
+    finest = re.compile(rf"(down_blocks\.0|up_blocks\.{last})\.resnets\.\d+\.conv[12]")
+    ends = tuple(f".{end}" for end in backbone.lora_targets)
+    for name, module in backbone.denoiser.named_modules():
+        if layers == LORA_LAYERS[0]:
+            if isinstance(module, nn.Linear) and f".{name}".endswith(ends):
+                yield name, module
+        elif isinstance(module, nn.Conv2d) and finest.fullmatch(name):
+            yield name, module
 
 
 def scaled(weights: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:

@@ -93,8 +93,11 @@ def _root(
         typer.echo(FIRST, nl=False)
 
 
-for command in (learn.learn, pictures.generate, read.read, actions.adjust, actions.combine, actions.explain, page.app):
+for command in (learn.learn, pictures.generate, read.read):
     app.command()(command)
+for of_actions in (actions.adjust, actions.combine, actions.refine, actions.explain):
+    app.command()(of_actions)
+app.command()(page.app)
 
 app.command()(doctor.doctor)
 app.command()(files.inspect)

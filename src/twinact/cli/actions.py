@@ -1,4 +1,4 @@
-"""``twinact adjust``, ``combine`` and ``explain``: from learned actions to new ones, and what they are made of."""
+"""``twinact adjust``, ``combine``, ``refine`` and ``explain``: from actions to new ones, and what they are made of."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinact import ACTOR_PLACEHOLDER
 from twinact.cli.options import SCHEMA_VERSION, AsJson, Model, with_suffix
 from twinact.cli.outputs import new_file
 from twinact.configs import AMOUNTS, check_number
@@ -17,16 +18,11 @@ from twinact.storage import ACTION_SUFFIX
 
 if TYPE_CHECKING:
     from twinact.action import Action
-    from twinact.intent import Meant
     from twinact.space import ActionSpace
 
 
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="Space of the action, if not beside it.")]
 ActionFile = Annotated[Path, typer.Argument(metavar="ACTION", help="An .action.safetensors file.")]
-Refine = Annotated[
-    bool,
-    typer.Option("--refine", help="Then learn on, until the model means the pose; half a minute on nano, on one core."),
-]
 NewAction = Annotated[Path, typer.Option("--out", help="File of the new action; its stem becomes the name.")]
 
 
@@ -56,7 +52,6 @@ def adjust(
     component: Annotated[
         str | None, typer.Option(metavar="SLOT:INDEX", help="Component to move along, counted from 0, as in 0:2.")
     ] = None,
-    refine: Refine = False,
     space: SpaceFile = None,
     model: Model = "nano",
     list_: Annotated[
@@ -69,8 +64,6 @@ def adjust(
     """Move an action. By a named slider, towards a phrase or another action, or along one component of its space."""
     if sum(way is not None for way in (slider, toward, component)) != 1:
         raise ConfigError("give one of --slider NAME, --toward PHRASE and --component SLOT:INDEX")
-    if refine and slider is None:
-        raise ConfigError("--refine goes with --slider: of other moves nobody knows which pose they should show")
     check_number("--amount", amount, AMOUNTS)
     place = None if component is None else _component(component)
     target = new_file(with_suffix(out, ACTION_SUFFIX))
@@ -85,9 +78,8 @@ def adjust(
         share = max(-1.0, min(1.0, amount))
         if share != amount:
             say(f"note: a slider goes from -1 to 1, so {share:g} is used instead of {amount:g}")
-        ask = asked_of(model, action, kept)
-        moved = action.slid(kept, slider, share, name, ask)
-        moved = _refined(moved, kept, ask) if refine else _tell_off(moved)
+        moved = action.slid(kept, slider, share, name, asked_of(model, action, kept))
+        _tell_off(moved)
     elif place is not None:
         moved = action.adjusted(kept, place, amount, name)
     else:
@@ -111,15 +103,12 @@ def combine(
     weights: Annotated[
         str | None, typer.Option(metavar="W,W,...", help="One weight per action, of any sign; balanced if not given.")
     ] = None,
-    refine: Refine = False,
     space: SpaceFile = None,
     model: Model = "nano",
 ) -> None:
     """Combine two or more actions of one space into one. By parts of the body, or as a weighted sum."""
     if parts is not None and weights is not None:
         raise ConfigError("give --parts or --weights, not both")
-    if refine and parts is None:
-        raise ConfigError("--refine goes with --parts: of a sum nobody knows which pose it should show")
     factors = None if weights is None else _numbers(weights)
     asked = None if parts is None else _parts(parts)
     target = new_file(with_suffix(out, ACTION_SUFFIX))
@@ -137,10 +126,62 @@ def combine(
         for _, giver in asked:
             check_choice("action in --parts", giver, known)
         given = [(known[giver], [part]) for part, giver in asked]
-        ask = asked_of(model, first, kept)
-        combined = first.with_parts(kept, given, name, ask)
-        combined = _refined(combined, kept, ask) if refine else _tell_off(combined)
+        combined = first.with_parts(kept, given, name, asked_of(model, first, kept))
+        _tell_off(combined)
     _finish(combined, kept, target)
+
+
+def refine(
+    action_file: ActionFile,
+    out: NewAction,
+    actor: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Customised actor who is to do the action, as generate takes it; may be given again. The action is "
+            "then for pictures with this actor.",
+        ),
+    ] = None,
+    who: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Words for the one who does it, such as the trigger words of an actor that is a LoRA alone. If none "
+            "are given, <actor> does it, and without an actor many known ones in turn.",
+        ),
+    ] = None,
+    space: SpaceFile = None,
+    model: Model = "nano",
+) -> None:
+    """Learn on from an action, until the model means the pose that it should show. It takes no exemplars.
+
+    Half a minute on nano, on one core. What parts and sliders were put together from is then taken as it was meant,
+    and a customised actor does the action as known actors do it.
+    """
+    target = new_file(with_suffix(out, ACTION_SUFFIX))
+    say(f"reading {action_file}")
+    from twinact.action import Action
+    from twinact.jobs.models import load_actor, open_with_message
+    from twinact.jobs.resources import choose_resources
+    from twinact.training.refine import refined
+
+    action = Action.load(action_file)
+    kept = _space_of(action, action_file, space, model)
+    chosen = choose_resources(model)
+    backbone = open_with_message(model, chosen.precision, chosen.memory)
+    actors = load_actor(actor or [], backbone, model)
+    vectors = {ACTOR_PLACEHOLDER: actors.vectors} if actors.vectors else {}
+    if who is None and actor:
+        if not vectors:
+            raise ConfigError("the actor is a LoRA alone: give its trigger words, --who 'sks man'")
+        who = ACTOR_PLACEHOLDER
+    name = target.name.removesuffix(ACTION_SUFFIX)
+    with progress(f"refining {action.name}") as advance:
+        found = refined(
+            backbone, kept, action, name=name, who=who, vectors=vectors, loras=actors.loras, progress=advance
+        )
+    say(f"refined: the model means a pose about {found.meta['history'][-1]['off']:.0f} degrees from the wanted one")
+    _finish(found, kept, target)
 
 
 def explain(
@@ -180,26 +221,13 @@ def _space_of(action: "Action", path: Path, given: Path | None, model: str) -> "
     return space_of(action, path, model) if given is None else ActionSpace.load(given)
 
 
-def _refined(action: "Action", space: "ActionSpace", ask: "Meant | None") -> "Action":
-    """An action learned on for the pose that it should show."""
-    if ask is None:
-        raise ConfigError("--refine needs the model of the action, and a space that knows its poses: give its --model")
-    from twinact.training.refine import refined
-
-    with progress(f"refining {action.name}") as advance:
-        action = refined(ask.backbone, space, action, progress=advance)
-    say(f"refined: the model means a pose about {action.meta['history'][-1]['off']:.0f} degrees from the wanted one")
-    return action
-
-
-def _tell_off(action: "Action") -> "Action":
-    """Tell where the phrases do not reach what was asked of a limb, and give the action back."""
+def _tell_off(action: "Action") -> None:
+    """Tell where the phrases do not reach what was asked of a limb."""
     from twinact.report.explanation import out_of_reach
 
     remark = out_of_reach(action)
     if remark:
-        say(f"note: {remark}, so it goes as far as they do")
-    return action
+        say(f"note: {remark}, so it goes as far as they do; twinact refine goes on from there")
 
 
 def _finish(action: "Action", space: "ActionSpace", target: Path) -> None:

@@ -32,8 +32,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "combine": (
         f"twinact combine {_ACTION} calmer.action.safetensors --out both",
-        f'twinact combine {_ACTION} calmer.action.safetensors --parts "arms of calmer" --refine --out parts',
+        f'twinact combine {_ACTION} calmer.action.safetensors --parts "arms of calmer" --out parts',
     ),
+    "refine": ("twinact refine parts.action.safetensors --out meant",),
     "explain": (f"twinact explain {_ACTION}",),
     "inspect": (
         f"twinact inspect {_ACTION}",

@@ -34,6 +34,7 @@ MEMORY = ("low", "normal", "fast")
 BUDGETS = ("8", "12", "16", "24")
 """GiB of a GPU that a run may take: further values of the memory setting, from which precision and preset follow."""
 SCHEDULES = ("constant", "cosine")
+LORA_LAYERS = ("attention", "convolutions")
 ORDERINGS = ("variance", "outside", "contrast")
 """Of a space's components: by the phrases' variance; by that outside of the directions of words that are no actions; by
 its ratio to what these vary there."""
@@ -89,6 +90,13 @@ class LearnConfig(Settings):
         "Rank of a LoRA that is learned beside the token vectors; 0 learns none, 8 is usual.",
         0,
         bounds=Bounds(0, 1024),
+    )
+    # Attention says what is where, and so does pose; at the finest resolution, convolutions say how it looks.
+    lora_layers: str = setting(
+        "What the LoRA adapts: attention, or the convolutions of a UNet at its finest resolution, which learn how "
+        "someone looks and leave poses alone.",
+        "attention",
+        choices=LORA_LAYERS,
     )
     lora_learning_rate: float = setting(
         "Learning rate of the LoRA at the first step.", 2e-4, bounds=Bounds(0, 10, low_open=True)

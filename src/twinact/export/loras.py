@@ -36,7 +36,8 @@ _KOHYA_MODULES = {
     SD: "lora", SDXL: "lora", SD3: "lora_sd3", FLUX: "lora_flux", FLUX2: "lora_flux_2", Z_IMAGE: "lora_zimage",
     CHROMA: "lora_flux",
 }  # fmt: skip
-_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.|mid_block\.attentions\.0\.")
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(attentions|resnets)\.(\d+)\.|mid_block\.attentions\.0\.")
+_IN_RESIDUAL = {"conv1": "in_layers.2", "conv2": "out_layers.3"}
 
 
 def lora_files(name: str, folder: str | Path) -> tuple[Path, Path, Path]:
@@ -174,7 +175,12 @@ def _flat(name: str, base: Base) -> str:
     if base.family == SDXL:
         layer, found = _BLOCK.subn(lambda match: _original(match, base.layers_per_block + 1), layer, count=1)
         if not found:
-            raise ConfigError(f"LoRA adapts {name!r}: of XL models only attention can be written in kohya's layout")
+            raise ConfigError(
+                f"LoRA adapts {name!r}: of XL models only attention and the convolutions of residual blocks can be "
+                "written in kohya's layout"
+            )
+        block, _, end = layer.rpartition(".")
+        layer = f"{block}.{_IN_RESIDUAL.get(end, end)}"
     return f"lora_{part}_{layer}".replace(".", "_")
 
 
@@ -182,5 +188,5 @@ def _original(match: re.Match[str], layers: int) -> str:
     """The original code counts the layers of all blocks through, with the first convolution as input 0."""
     if match[1] is None:
         return "middle_block.1."
-    place = int(match[2]) * layers + int(match[3])
-    return f"input_blocks.{place + 1}.1." if match[1] == "down" else f"output_blocks.{place}.1."
+    place, within = int(match[2]) * layers + int(match[4]), int(match[3] == "attentions")
+    return f"input_blocks.{place + 1}.{within}." if match[1] == "down" else f"output_blocks.{place}.{within}."

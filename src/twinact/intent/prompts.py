@@ -17,15 +17,19 @@ PLACES = (
 )  # fmt: skip
 
 
-def other_prompts(generator: torch.Generator, count: int, told: Sequence[str] = ()) -> list[str]:
+def other_prompts(
+    generator: torch.Generator, count: int, told: Sequence[str] = (), who: str | None = None
+) -> list[str]:
     """Prompts with the placeholder, each with some actor in some place.
 
     Args:
         generator: On the CPU; chooses.
         count: How many.
         told: Captions of the exemplars; actors that they name are left out, as long as others remain.
+        who: Words for one actor, who is in all prompts instead.
     """
-    others = [actor for actor in ACTORS if not any(actor.partition(" ")[2] in text for text in told)] or list(ACTORS)
+    named = [actor for actor in ACTORS if not any(actor.partition(" ")[2] in text for text in told)]
+    others = (named or ACTORS) if who is None else (who,)
     who = torch.randint(len(others), (count,), generator=generator).tolist()
     where = torch.randint(len(PLACES), (count,), generator=generator).tolist()
     return [f"{others[i]} {PLACEHOLDER} {PLACES[j]}" for i, j in zip(who, where, strict=True)]

@@ -46,7 +46,7 @@ def make_method(
     method: Method = getattr(import_module(module), name).from_config(config, given)
     if config.lora_rank == 0:
         return method
-    return WithLora(method, config.lora_rank, config.lora_learning_rate, config.seed)
+    return WithLora(method, config.lora_rank, config.lora_learning_rate, config.seed, config.lora_layers)
 
 
 __all__ = ["Batch", "Method", "ParameterGroup", "WithLora", "make_method"]

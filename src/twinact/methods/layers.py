@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from twinact import lora
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.token_lora import TokenLora
+from twinact.configs import LORA_LAYERS
 from twinact.errors import ConfigError
 
 _PREFIX = "lora."
@@ -41,9 +42,10 @@ class LearnedLayers:
     Args:
         rank: Rank of the change; None for full rank.
         seed: Seed of its start.
-        layers: Endings of the layers' names, as in "attn2.to_k"; None for all that LoRA adapts.
+        layers: Endings of the layers' names, as in "attn2.to_k"; None for all of their kind.
         at_tokens: Whether they change what is read of the text at the action's own positions alone; see
             `twinact.backbones.token_lora.TokenLora`.
+        kind: One of `twinact.configs.LORA_LAYERS`.
 
     Attributes:
         weights: All factors, in the form of `twinact.lora`; float32.
@@ -51,9 +53,15 @@ class LearnedLayers:
     """
 
     def __init__(
-        self, rank: int | None, seed: int, layers: tuple[str, ...] | None = None, *, at_tokens: bool = False
+        self,
+        rank: int | None,
+        seed: int,
+        layers: tuple[str, ...] | None = None,
+        *,
+        at_tokens: bool = False,
+        kind: str = LORA_LAYERS[0],
     ) -> None:
-        self.rank, self.seed, self.layers, self.at_tokens = rank, seed, layers, at_tokens
+        self.rank, self.seed, self.layers, self.at_tokens, self.kind = rank, seed, layers, at_tokens, kind
         self.weights: dict[str, nn.Parameter] = {}
         self.learned: dict[str, nn.Parameter] = {}
 
@@ -61,7 +69,7 @@ class LearnedLayers:
         """Attach the layers, anew if they are attached already, and give what learns; none if no layer has the name."""
         if self.weights:
             lora.detach(backbone)
-        start = lora.fresh(backbone, 1 if self.rank is None else self.rank, self.seed)
+        start = lora.fresh(backbone, 1 if self.rank is None else self.rank, self.seed, self.kind)
         if self.layers is not None:
             ends = tuple(end + suffix for end in self.layers for suffix in (lora.DOWN, lora.UP))
             start = {key: weight for key, weight in start.items() if key.endswith(ends)}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone
+from twinact.configs import LORA_LAYERS
 from twinact.methods.layers import LearnedLayers
 from twinact.methods.method import Batch, Method, ParameterGroup
 
@@ -25,13 +26,14 @@ class WithLora:
         rank: Rank of the LoRA, 1 or more.
         learning_rate: Learning rate of the LoRA.
         seed: Seed of its start.
+        kind: What it adapts, one of `twinact.configs.LORA_LAYERS`.
     """
 
-    def __init__(self, method: Method, rank: int, learning_rate: float, seed: int) -> None:
+    def __init__(self, method: Method, rank: int, learning_rate: float, seed: int, kind: str = LORA_LAYERS[0]) -> None:
         self.name = method.name
         self.method = method
         self.learning_rate = learning_rate
-        self.layers = LearnedLayers(rank, seed)
+        self.layers = LearnedLayers(rank, seed, kind=kind)
 
     def attach(self, backbone: Backbone) -> list[ParameterGroup]:
         groups = self.method.attach(backbone)

@@ -1,11 +1,11 @@
-"""Refines an action that was moved or put together, from the pose that it should show; it needs no exemplars.
+"""Refines an action from the pose that it should show; it needs no exemplars.
 
-Words for parts of a body that are said together are not always taken as they are meant one by one. From there, the
-coefficients are learned on as TwinAct learns them, by the distance between the wanted pose and the one that the model
-means.
+Words for parts of a body that are said together are not always taken as they are meant one by one, and a customised
+actor's LoRA bends what an action means. From there, the coefficients are learned on as TwinAct learns them, by the
+distance between the wanted pose and the one that the model means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -31,15 +31,25 @@ _LAST = 10  # steps whose mean says how far off the pose is in the end
 
 
 def chords_in_step(
-    backbone: Backbone, space: ActionSpace, target: PoseTarget, point: Point, prompts: int, step: int
+    backbone: Backbone,
+    space: ActionSpace,
+    target: PoseTarget,
+    point: Point,
+    prompts: int,
+    step: int,
+    who: str | None = None,
+    spoken: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> Float[Tensor, "prompts rows"]:
-    """`PoseTarget.chords` of a point, in prompts and noise that follow from the step; differentiable in the point."""
+    """`PoseTarget.chords` of a point, in prompts and noise that follow from the step; differentiable in the point.
+
+    `who` is in all prompts, and `spoken` are the vectors of placeholders in it.
+    """
     generator = torch.Generator().manual_seed(1 + step)
-    texts = other_prompts(generator, prompts)
+    texts = other_prompts(generator, prompts, who=who)
     noise = torch.randn((prompts, *backbone.latent_shape), generator=generator).to(backbone.device, backbone.dtype)
     with torch.autocast(backbone.device.type, enabled=False):
-        vectors = space.vectors(*point)
-    return target.chords(backbone, backbone.encode_text(texts, {PLACEHOLDER: vectors}), noise)
+        vectors = {PLACEHOLDER: space.vectors(*point), **(spoken or {})}
+    return target.chords(backbone, backbone.encode_text(texts, vectors), noise)
 
 
 def refined(
@@ -47,15 +57,26 @@ def refined(
     space: ActionSpace,
     action: Action,
     *,
+    name: str | None = None,
+    who: str | None = None,
+    vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]] | None = None,
+    loras: Sequence[Mapping[str, Tensor]] = (),
     steps: int = STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Action:
     """An action learned on from where it is, until the model means the pose that the action should show.
 
+    With an actor's vectors and LoRAs, it is the actor who is to show the pose. The action that this gives is for
+    drawing with them.
+
     Args:
         backbone: The action's model.
         space: Its own space.
-        action: With a pose, as sliders, parts of several actions and exemplars leave one.
+        action: With a pose, as exemplars, sliders and parts of several actions leave one.
+        name: Name of the result; its own name if None.
+        who: Words for the one who does it, perhaps with a placeholder; None: actors that most models know.
+        vectors: Of the placeholders in `who`, as `Backbone.encode_text` takes them.
+        loras: Attached meanwhile, beside the action's own; see `twinact.lora`.
         steps: 1 or more, of two prompts each.
         progress: Called with the finished steps, and all.
 
@@ -65,7 +86,7 @@ def refined(
 
     Raises:
         ConfigError: It shows no pose or lies in no space, or nobody has measured which pose the model means.
-        CheckpointError: The space or the model is another one.
+        CheckpointError: The space, the model or that of a LoRA is another one.
         OutOfMemory: A step does not fit into memory.
         TwinactError: Learning led to numbers that are not finite.
     """
@@ -73,7 +94,10 @@ def refined(
     action.check(model_id=backbone.model_id)
     intent, pose = intended_pose(backbone, space.poses), action.meta.get("pose")
     if not pose:
-        raise ConfigError(f"action {action.name!r} shows no pose to refine it from: move it by a slider, or take parts")
+        raise ConfigError(
+            f"action {action.name!r} shows no pose to refine it from: learn it from exemplars whose pose can be read, "
+            "or move it by a slider"
+        )
     if intent is None:
         raise ConfigError(f"model {backbone.model_id!r} is not known to show its pose early: build a space with poses")
     known = (torch.tensor(pose["directions"]), torch.tensor(pose["weights"]))
@@ -86,12 +110,13 @@ def refined(
     optimizer = torch.optim.Adam([u], lr=config.rate, betas=(0.9, 0.99))
     away: list[float] = []
     scale = LossScale.of("fp16" if backbone.dtype == torch.float16 else "fp32")
-    told = explain_out_of_memory("refining", "free memory that other programs hold, or go without")
+    memory = explain_out_of_memory("refining", "free memory that other programs hold, or go without")
     # Readers of pictures decode, wherever the autoencoder rests.
-    with told, attached(backbone, [action.lora]), backbone.autoencoder_on_device(), torch.enable_grad():
+    with memory, attached(backbone, [action.lora, *loras]), backbone.autoencoder_on_device(), torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = config.rate * rate_share(config, step)
-            chords = chords_in_step(backbone, space, target, (u, mask), settings.prompts_per_step, step)
+            prompts = settings.prompts_per_step
+            chords = chords_in_step(backbone, space, target, (u, mask), prompts, step, who, vectors)
             away.append(float(target.distance(chords.detach()).mean()))
             loss = target.excess(chords).mean() + settings.prior_weight * u.square().mean()
             optimizer.zero_grad()
@@ -104,4 +129,5 @@ def refined(
             if progress is not None:
                 progress(step + 1, steps)
     off = degrees(sum(away[-_LAST:]) / len(away[-_LAST:]))
-    return action.learned_on(space, (u.detach(), mask), {"refined": steps, "off": round(off, 1)})
+    told = {"refined": steps, **({} if who is None else {"as": who}), "off": round(off, 1)}
+    return action.learned_on(space, (u.detach(), mask), told, name)
