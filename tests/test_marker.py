@@ -1,5 +1,6 @@
 """Folders that go on with the settings that they were begun with, and no others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def test_a_folder_goes_on_with_the_settings_it_was_begun_with(tmp_path: Path) ->
         MARKER.begin(folder, {**settings, "text": {"rate": 0.2, "batch": 8}, "seed": 1})
     assert "seed (None there, 1 now), text.rate (0.1 there, 0.2 now); give another folder" in str(refused.value)
     assert (folder / "demo.json").read_bytes() == written
+
+
+def test_a_folder_of_an_earlier_release_has_what_was_not_a_setting_then(tmp_path: Path) -> None:
+    MARKER.begin(tmp_path, {"steps": 2})
+    later = replace(MARKER, earlier={"layers": "attention"})
+    assert later.begin(tmp_path, {"steps": 2, "layers": "attention"})["settings"] == {"steps": 2}
+    with pytest.raises(ConfigError, match=r"layers \('attention' there, 'convolutions' now\)"):
+        later.begin(tmp_path, {"steps": 2, "layers": "convolutions"})
 
 
 def test_what_a_killed_write_left_is_no_content(tmp_path: Path) -> None:

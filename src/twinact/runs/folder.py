@@ -17,13 +17,14 @@ from typing import IO, Any
 from torch import Tensor
 
 from twinact import PLACEHOLDER, __version__
+from twinact.configs import LORA_LAYERS
 from twinact.errors import CheckpointError, DataError
 from twinact.runs.lock import lock
 from twinact.runs.log import Log
 from twinact.runs.marker import Marker
 from twinact.storage import ACTION_SUFFIX, misfit, read_safetensors, sweep, write_safetensors
 
-MARKER = Marker("config.json", "run")
+MARKER = Marker("config.json", "run", earlier={"lora_layers": LORA_LAYERS[0]})
 PREVIEW_FOLDER = "previews"
 # Actors and places that nano knows too.
 PREVIEW_PROMPTS = (f"a panda {PLACEHOLDER} in a park", f"a robot {PLACEHOLDER} on the moon")

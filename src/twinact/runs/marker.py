@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ class Marker:
         file: Name of the file in the folder.
         kind: What the folder holds, in a word for people.
         version: Format version; no other one is read.
+        earlier: Settings that folders of earlier releases do not name, and what they were there.
     """
 
     file: str
     kind: str
     version: int = 1
+    earlier: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, folder: Path) -> dict[str, Any] | None:
         """The content of the file in a folder, with at least the "settings"; None for a new or empty folder.
@@ -77,7 +79,8 @@ class Marker:
         Raises:
             ConfigError: They differ; the message names where.
         """
-        there, here = _flat(stored), _flat(json.loads(json.dumps(wanted)))  # tuples become lists, as on disk
+        asked = json.loads(json.dumps(wanted))  # tuples become lists, as on disk
+        there, here = ({**self.earlier, **_flat(settings)} for settings in (stored, asked))
         told = [
             f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)"
             for key in sorted(there.keys() | here.keys())
