@@ -104,7 +104,7 @@ class LearnConfig(Settings):
     # Poses are decided at high noise, looks at low noise.
     noise_bias: float = setting(
         "Preference b for noisy timesteps: the noisiest are (1 + b) / (1 - b) times as likely as the cleanest; below 0 "
-        "for clean ones, which suits actors.",
+        "for clean ones.",
         0.5,
         bounds=Bounds(-1, 1, low_open=True, high_open=True),
     )
