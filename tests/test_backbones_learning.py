@@ -89,6 +89,7 @@ def test_loss_falls(learned: Learned, exemplars: Exemplars) -> None:
     assert after < before
 
 
+@pytest.mark.slow_but("sd twinact", "sd3 twinact", "sd textual")
 def test_every_encoder_learned(learned: Learned) -> None:
     widths = [table.width for table in learned.backbone.token_tables()]
     assert [vectors.shape for vectors in learned.action.vectors] == [(3, width) for width in widths]
@@ -96,6 +97,7 @@ def test_every_encoder_learned(learned: Learned) -> None:
         assert (start != end).all()
 
 
+@pytest.mark.slow_but("sd twinact", "sd3 twinact", "sd textual")
 def test_saved_action_draws_the_same_pixels(learned: Learned) -> None:
     prompts = [f"a robot {PLACEHOLDER} in a park", f"a cat {PLACEHOLDER}"]
     drawn = [
@@ -107,6 +109,7 @@ def test_saved_action_draws_the_same_pixels(learned: Learned) -> None:
     assert (drawn[0] != pixels(plain)).any()
 
 
+@pytest.mark.slow_but("sd twinact", "sd3 twinact", "sd textual")
 def test_the_models_own_words_are_untouched(learned: Learned) -> None:
     assert weights_hash(learned.backbone) == learned.weights
     assert np.array_equal(plain_picture(learned.backbone), learned.picture)

@@ -82,6 +82,7 @@ def test_a_run_is_one_file_with_all_that_is_known_of_it(filled: Path) -> None:
     assert not list(filled.glob("runs/**/run"))  # what was learned can be made again
 
 
+@pytest.mark.slow
 def test_all_methods_have_the_same_passes(filled: Path) -> None:
     found = results_of(filled)
     for name in ("textual-inversion", "pivotal-tuning"):
@@ -89,6 +90,7 @@ def test_all_methods_have_the_same_passes(filled: Path) -> None:
     assert found[WORDS[1]]["passes"] == 0 and found[WORDS[1]]["config"] is None
 
 
+@pytest.mark.slow
 def test_what_has_layers_drifts_and_what_has_vectors_alone_cannot(filled: Path, toy_nano: Path, tmp_path: Path) -> None:
     found = results_of(filled)
     assert found["textual-inversion"]["drift"] == 0 and found[WORDS[1]]["drift"] is None
@@ -99,6 +101,7 @@ def test_what_has_layers_drifts_and_what_has_vectors_alone_cannot(filled: Path, 
     assert runner.carry_out(Bench(tmp_path / "out", TOY, {}), run)["drift"] > 0
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_other_settings_refused(filled: Path, toy_nano: Path) -> None:
     before = written(filled)
     told: list[str] = []
@@ -109,6 +112,7 @@ def test_finished_runs_are_skipped_and_other_settings_refused(filled: Path, toy_
     assert written(filled) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_a_result_and_stops_nothing(toy_nano: Path, tmp_path: Path) -> None:
     preset = replace(TOY, contestants=("dreambooth", WORDS[1]), passes=30)  # fewer than its pictures of the class take
     told: list[str] = []
@@ -132,6 +136,7 @@ def test_tuning_is_used_by_the_runs(toy_nano: Path, tmp_path: Path) -> None:
     assert content["missing"] == 0 and content["failed"] == []
 
 
+@pytest.mark.slow
 def test_the_report_holds_everything_in_one_page(filled: Path) -> None:
     bench = Bench.load(filled)
     page = write_report(bench).read_text(encoding="utf-8")

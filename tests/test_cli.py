@@ -192,6 +192,7 @@ class TestLearn:
         (tmp_path / "1234").mkdir()
         assert "folder '1234' names its action" in refused("learn", "1234", code=2)
 
+    @pytest.mark.slow
     def test_pictures_without_captions_are_told(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
         shutil.copytree(exemplars, tmp_path / "bare", ignore=shutil.ignore_patterns("*.txt", "*.json"))
         common = ("learn", "bare", "--model", model, "--steps", "1", "--start", "jumping")

@@ -28,7 +28,7 @@ def made(*arguments: str | Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.slow_but("flux")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flux", *OTHERS])
 def test_from_pictures_to_other_tools_and_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -342,6 +342,7 @@ KIN = {"flux", "chroma"}
 STRANGERS = [(a, b) for a in CORE for b in CORE if a != b and {a, b} != KIN]
 
 
+@pytest.mark.slow_but("sd on sdxl", "flux on sd3", "sd3 on klein")
 @pytest.mark.parametrize(("made_for", "used_on"), STRANGERS, ids=" on ".join)
 def test_a_file_for_another_family_is_told(made_for: str, used_on: str, tmp_path: Path) -> None:
     before = state_of(backbone_of(used_on))

@@ -96,6 +96,7 @@ def test_loss_falls_by_the_lora_alone(learned: Learned, exemplars: Exemplars) ->
             assert method.loss(backbone, batch, torch.Generator())["loss"] < without
 
 
+@pytest.mark.slow_but("sd twinact", "sd3 textual")
 def test_every_layer_learned_and_the_model_is_untouched(learned: Learned) -> None:
     assert learned.action.lora.keys() == lora.fresh(learned.backbone, 4, 0).keys()
     idle = [name for name, weight in learned.action.lora.items() if not bool((weight != 0).any())]

@@ -30,6 +30,7 @@ def draw_into(folder: Path, shade: int) -> None:
         pictures.add(Image.new("RGB", (8, 8), (shade,) * 3), "leap", {"seed": seed, "shade": shade}, "")
 
 
+@pytest.mark.slow
 def test_two_processes_draw_into_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     both = [fresh.start(draw_into, folder, shade) for shade in (10, 200)]

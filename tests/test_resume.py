@@ -134,6 +134,7 @@ def test_killed_four_times_in_fresh_processes_ends_in_the_same_bits(model: Path,
     assert not list(run.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_and_the_killed_one_leaves_the_folder_free(tmp_path: Path) -> None:
     exemplars_in(tmp_path / "exemplars")
     run = tmp_path / "run"

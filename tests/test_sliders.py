@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from commands import done, refused
+from commands import done, invoke, refused
 from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones import load

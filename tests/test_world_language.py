@@ -126,6 +126,7 @@ def test_captions_leave_unsaid_what_people_do() -> None:
     assert {len(item.phrases) for item in items} == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_free_poses_are_described_by_phrases_that_hold() -> None:
     posed = [sample_posed(np.random.default_rng([7, index]), drawn_part(RECIPE).phrases) for index in range(300)]
     free = [one for one in posed if one.way == "free"]
