@@ -115,6 +115,8 @@ def test_an_action_is_refined_for_the_pose_that_it_should_show(name: str, tmp_pa
             backbone, space, action, **{"who": "<actor>", "vectors": spoken, "loras": [lora], "steps": 3, **changed}
         )
         assert other.coefficients is not None and not torch.equal(other.coefficients, acted.coefficients), changed
+    with pytest.raises(ConfigError, match="follows by itself"):
+        refined(backbone, space, action, who="a man <act>")
     with pytest.raises(ConfigError, match="shows no pose"):
         refined(backbone, space, replace(action, meta={}))
     with pytest.raises(ConfigError, match="not known to show its pose early"):

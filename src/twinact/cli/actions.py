@@ -175,6 +175,9 @@ def refine(
         if not vectors:
             raise ConfigError("the actor is a LoRA alone: give its trigger words, --who 'sks man'")
         who = ACTOR_PLACEHOLDER
+    if (ACTOR_PLACEHOLDER in (who or "")) != bool(vectors):
+        wrong = "there is no actor with words of its own" if who and not vectors else "the actor has words of its own"
+        raise ConfigError(f"--who {who!r} and --actor do not fit: {wrong}, which {ACTOR_PLACEHOLDER} stands for")
     name = target.name.removesuffix(ACTION_SUFFIX)
     with progress(f"refining {action.name}") as advance:
         found = refined(

@@ -85,13 +85,16 @@ def refined(
         from that, over all limbs.
 
     Raises:
-        ConfigError: It shows no pose or lies in no space, or nobody has measured which pose the model means.
+        ConfigError: It shows no pose or lies in no space, nobody has measured which pose the model means, or `who` says
+            the action, too.
         CheckpointError: The space, the model or that of a LoRA is another one.
         OutOfMemory: A step does not fit into memory.
         TwinactError: Learning led to numbers that are not finite.
     """
     space, (start, mask) = space.to(backbone.device), action.whole_point(space)
     action.check(model_id=backbone.model_id)
+    if PLACEHOLDER in (who or ""):
+        raise ConfigError(f"{who!r} holds {PLACEHOLDER}, which follows by itself; e.g. 'a woman'")
     intent, pose = intended_pose(backbone, space.poses), action.meta.get("pose")
     if not pose:
         raise ConfigError(
