@@ -166,7 +166,7 @@ def test_placeholders_are_letters_only() -> None:
 @pytest.mark.slow  # learns a few steps and draws, on nano
 def test_the_examples_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     examples()["drawn: archer"](Path("leap"), 128)
-    for variable in ("LEARN_STEPS", "GENERATE_STEPS", "GENERATE_COUNT"):
+    for variable in ("LEARN_STEPS", "REFINE_STEPS", "GENERATE_STEPS", "GENERATE_COUNT"):
         monkeypatch.setenv(f"TWINACT_{variable}", "2")
     for name, lines in EXAMPLES.items():
         for line in lines if name not in ELSEWHERE else ():

@@ -10,7 +10,7 @@ import typer
 from twinact import ACTOR_PLACEHOLDER
 from twinact.cli.options import SCHEMA_VERSION, AsJson, Model, with_suffix
 from twinact.cli.outputs import new_file
-from twinact.configs import AMOUNTS, check_number
+from twinact.configs import AMOUNTS, MAX_STEPS, check_number
 from twinact.configs.settings import check_choice
 from twinact.console import progress, say
 from twinact.errors import ConfigError
@@ -150,13 +150,14 @@ def refine(
             "are given, <actor> does it, and without an actor many known ones in turn.",
         ),
     ] = None,
+    steps: Annotated[int, typer.Option(min=1, max=MAX_STEPS, help="Optimiser steps, of two prompts each.")] = 60,
     space: SpaceFile = None,
     model: Model = "nano",
 ) -> None:
     """Learn on from an action, until the model means the pose that it should show. It takes no exemplars.
 
-    Half a minute on nano, on one core. What parts and sliders were put together from is then taken as it was meant,
-    and a customised actor does the action as known actors do it.
+    This takes half a minute on nano, on one core. What sliders and parts were put together from is then taken as it was
+    meant, and a customised actor, whose LoRA bends actions, does the action as it was learned.
     """
     target = new_file(with_suffix(out, ACTION_SUFFIX))
     say(f"reading {action_file}")
@@ -181,7 +182,15 @@ def refine(
     name = target.name.removesuffix(ACTION_SUFFIX)
     with progress(f"refining {action.name}") as advance:
         found = refined(
-            backbone, kept, action, name=name, who=who, vectors=vectors, loras=actors.loras, progress=advance
+            backbone,
+            kept,
+            action,
+            name=name,
+            who=who,
+            vectors=vectors,
+            loras=actors.loras,
+            steps=steps,
+            progress=advance,
         )
     say(f"refined: the model means a pose about {found.meta['history'][-1]['off']:.0f} degrees from the wanted one")
     _finish(found, kept, target)
