@@ -102,6 +102,7 @@ def test_what_does_not_fit_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch
     [
         ("adjust", "x.action.safetensors", "--component", "0:0", "--amount", "1"),
         ("combine", "x.action.safetensors", "y.action.safetensors"),
+        ("refine", "x.action.safetensors"),
         ("import", "x.safetensors", "--name", "leap"),
         ("space", "build"),
     ],

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,15 @@ def test_stock_loader_draws_the_same_pixels(name: str, which: int, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_convolutions_are_written_for_others_and_read_back(name: str, tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(2)
-    weights = {
-        key: weight if key.endswith(lora.DOWN) else torch.randn(weight.shape, generator=generator)
-        for key, weight in lora.fresh(backbone_of(name), 2, 0, "convolutions").items()
-    }
+    backbone, generator = backbone_of(name), torch.Generator().manual_seed(2)
+    weights = lora.fresh(backbone, 2, 0, "convolutions")
+    layers = dict(backbone.denoiser.named_modules())
+    for path in (one for one in layers if re.search(r"down_blocks.*\.(conv_shortcut|time_emb_proj)$", one)):
+        shape = layers[path].weight.shape  # as other tools adapt them
+        weights[f"unet.{path}{lora.DOWN}"] = torch.randn(2, *shape[1:], generator=generator)
+        weights[f"unet.{path}{lora.UP}"] = torch.zeros(shape[0], 2, *[1] * (len(shape) - 2))
+    for key in (one for one in weights if one.endswith(lora.UP)):
+        weights[key] = torch.randn(weights[key].shape, generator=generator)
     action = replace(action_of(name), lora=weights)
     ours = drawn_by_us(name, weights)
     assert (ours != drawn_by_us(name, {})).any()
@@ -87,6 +92,12 @@ def test_convolutions_are_written_for_others_and_read_back(name: str, tmp_path: 
         assert np.array_equal(ours, drawn_by_stock(name, lambda stock, path=path: stock.load_lora_weights(path))), path
         back = read(name, path).lora
         assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
+    names = {re.sub(r"\d+", "N", key.partition(".")[0]) for key in load_file(path)}
+    if name == "sdxl":  # of the original code, which other tools than diffusers know alone
+        inner = ("in_layers_N", "out_layers_N", "skip_connection", "emb_layers_N")
+        assert names == {f"lora_unet_input_blocks_N_N_{one}" for one in inner} | {
+            f"lora_unet_output_blocks_N_N_{one}" for one in inner[:2]
+        }
 
 
 def test_stock_loaders_draw_action_and_lora_together(tmp_path: Path) -> None:

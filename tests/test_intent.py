@@ -109,14 +109,17 @@ def test_an_action_is_refined_for_the_pose_that_it_should_show(name: str, tmp_pa
     lora = {key: torch.ones_like(weight) for key, weight in fresh(backbone, 1, 0).items()}
     spoken = {"<actor>": [vector[:1] for vector in action.vectors]}
     acted = refined(backbone, space, action, name="acted", who="<actor>", vectors=spoken, loras=[lora], steps=3)
-    assert acted.name == "acted" and not acted.lora and acted.meta["history"][-1]["as"] == "<actor>"
+    assert acted.name == "acted" and not acted.lora and acted.meta["history"][-1]["for"] == "one actor"
     for changed in ({"loras": []}, {"who": "a man"}, {"vectors": {"<actor>": [2 * one for one in spoken["<actor>"]]}}):
         other = refined(
             backbone, space, action, **{"who": "<actor>", "vectors": spoken, "loras": [lora], "steps": 3, **changed}
         )
         assert other.coefficients is not None and not torch.equal(other.coefficients, acted.coefficients), changed
-    with pytest.raises(ConfigError, match="follows by itself"):
-        refined(backbone, space, action, who="a man <act>")
+    for nobody in ("a man <act>", " "):
+        with pytest.raises(ConfigError, match="must say somebody"):
+            refined(backbone, space, action, who=nobody)
+    with pytest.raises(CheckpointError, match="was made for model"):
+        refined(backbone, space, replace(action, model_id=f"{action.model_id[:-1]}x"))
     with pytest.raises(ConfigError, match="shows no pose"):
         refined(backbone, space, replace(action, meta={}))
     with pytest.raises(ConfigError, match="not known to show its pose early"):

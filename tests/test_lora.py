@@ -271,7 +271,13 @@ def test_a_model_without_convolutions_says_so(exemplars: Exemplars, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("lora_rank", -1), ("lora_rank", 2.0), ("lora_learning_rate", 0.0), ("lora_layers", "norms")],
+    [
+        ("lora_rank", -1),
+        ("lora_rank", 2.0),
+        ("lora_learning_rate", 0.0),
+        ("lora_layers", "norms"),
+        ("lora_layers", "convolutions"),  # of no LoRA
+    ],
 )
 def test_bad_settings_are_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{key}"):

@@ -83,7 +83,8 @@ for command in sys.argv[1:]:
 SPEAKING = (
     "learn photos", "generate x.action.safetensors --prompt <act>", "export x.action.safetensors",
     "adjust x.action.safetensors --component 0:0 --amount 1 --out y", "import x.safetensors --name leap --out y",
-    "combine x.action.safetensors y.action.safetensors --out z", "space build --out y", "space show x",
+    "combine x.action.safetensors y.action.safetensors --out z", "refine x.action.safetensors --out z",
+    "space build --out y", "space show x",
     "nano train --out new", "nano evaluate", "bench run --out new", "demo --out new",
 )  # fmt: skip
 
@@ -120,7 +121,7 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
 
 
 def test_commands_that_are_promised_exist() -> None:
-    promised = ["learn", "generate", "adjust", "combine", "demo", "space build", "space show", "nano train"]
+    promised = ["learn", "generate", "adjust", "combine", "refine", "demo", "space build", "space show", "nano train"]
     assert set(promised) <= {" ".join(path) for path in COMMANDS}
 
 

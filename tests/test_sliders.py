@@ -264,7 +264,7 @@ def test_an_actor_of_another_file_is_who_an_action_is_refined_for(
     command = ("refine", "wave.action.safetensors")
     assert "7 degrees" in done(*command, "--actor", "anna.action.safetensors", "--out", "hers").stderr
     assert Action.load("hers.action.safetensors").name == "hers"
-    done(*command, "--actor", "looks.action.safetensors", "--who", "sks woman", "--out", "theirs")
+    done(*command, "--actor", "looks.action.safetensors", "--who", "sks woman", "--steps", "7", "--out", "theirs")
     done(*command, "--out", "all")
     assert "--who" in refused(*command, "--actor", "looks.action.safetensors", "--out", "new", code=2)
     for actor, who in ((["--actor", "anna.action.safetensors"], "a woman"), ([], "<actor>")):
@@ -272,6 +272,7 @@ def test_an_actor_of_another_file_is_who_an_action_is_refined_for(
     assert [one["who"] for one in asked] == ["<actor>", "sks woman", None]
     assert [list(one["vectors"]) for one in asked] == [["<actor>"], [], []]
     assert [len(one["loras"]) for one in asked] == [1, 1, 0]
+    assert [one["steps"] for one in asked] == [60, 7, 60]
 
 
 def test_what_lies_in_no_space_is_explained_too(tmp_path: Path) -> None:

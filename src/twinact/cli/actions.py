@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,12 +157,13 @@ def refine(
 ) -> None:
     """Learn on from an action, until the model means the pose that it should show. It takes no exemplars.
 
-    This takes half a minute on nano, on one core. What sliders and parts were put together from is then taken as it was
-    meant, and a customised actor, whose LoRA bends actions, does the action as it was learned.
+    This takes half a minute on nano, on one core. It helps where words that are said together are not taken as they
+    are meant, and where the LoRA of a customised actor bends what the action means. Nothing holds a jump in the air.
     """
     target = new_file(with_suffix(out, ACTION_SUFFIX))
     say(f"reading {action_file}")
     from twinact.action import Action
+    from twinact.backbones.memory import PRESETS
     from twinact.jobs.models import load_actor, open_with_message
     from twinact.jobs.resources import choose_resources
     from twinact.training.refine import refined
@@ -180,7 +182,8 @@ def refine(
         wrong = "there is no actor with words of its own" if who and not vectors else "the actor has words of its own"
         raise ConfigError(f"--who {who!r} and --actor do not fit: {wrong}, which {ACTOR_PLACEHOLDER} stands for")
     name = target.name.removesuffix(ACTION_SUFFIX)
-    with progress(f"refining {action.name}") as advance:
+    savings = replace(PRESETS[chosen.memory], compile=False)  # hardly longer than compiling takes
+    with progress(f"refining {action.name}") as advance, backbone.saving(savings):
         found = refined(
             backbone,
             kept,

@@ -93,8 +93,8 @@ class LearnConfig(Settings):
     )
     # Attention says what is where, and so does pose; at the finest resolution, convolutions say how it looks.
     lora_layers: str = setting(
-        "What the LoRA adapts: attention, or the convolutions of a UNet at its finest resolution, which learn how "
-        "someone looks and leave poses alone.",
+        "What the LoRA of --lora-rank adapts: attention, or the convolutions of a UNet at its finest resolution, "
+        "which learn how someone looks and leave poses alone.",
         "attention",
         choices=LORA_LAYERS,
     )
@@ -116,6 +116,8 @@ class LearnConfig(Settings):
         if not isinstance(self.method, MethodConfig):
             raise ConfigError(f"method {self.method!r} must be the settings of a method, such as TwinActConfig()")
         super().__post_init__()
+        if self.lora_layers != LORA_LAYERS[0] and not self.lora_rank:
+            raise ConfigError(f"lora_layers {self.lora_layers!r} needs a LoRA: set lora_rank to 1 or more")
         if PLACEHOLDER in self.actor:
             raise ConfigError(f"actor {self.actor!r} holds {PLACEHOLDER}, which follows by itself; e.g. 'a woman'")
 

@@ -37,7 +37,10 @@ _KOHYA_MODULES = {
     CHROMA: "lora_flux",
 }  # fmt: skip
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(attentions|resnets)\.(\d+)\.|mid_block\.attentions\.0\.")
-_IN_RESIDUAL = {"conv1": "in_layers.2", "conv2": "out_layers.3"}
+_IN_RESIDUAL = {
+    "conv1": "in_layers.2", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+    "time_emb_proj": "emb_layers.1",
+}  # fmt: skip
 
 
 def lora_files(name: str, folder: str | Path) -> tuple[Path, Path, Path]:
@@ -68,8 +71,8 @@ def export_lora(action: Action, base: Base, folder: str | Path) -> list[Path]:
         The files, as `lora_files` names them; all of them are new, or none is written.
 
     Raises:
-        ConfigError: The action has no LoRA or no vectors, its LoRA adapts a text encoder, on XL more than attention or
-            a layer that the original code does not have, or it was made for another family.
+        ConfigError: The action has no LoRA or no vectors, its LoRA adapts a text encoder, on XL more than attention and
+            residual blocks, or a layer that the original code does not have, or it was made for another family.
         NameTaken: A file of one of these names is there.
         DataError: The folder cannot be written.
     """
@@ -176,7 +179,7 @@ def _flat(name: str, base: Base) -> str:
         layer, found = _BLOCK.subn(lambda match: _original(match, base.layers_per_block + 1), layer, count=1)
         if not found:
             raise ConfigError(
-                f"LoRA adapts {name!r}: of XL models only attention and the convolutions of residual blocks can be "
+                f"LoRA adapts {name!r}: of XL models only attention and residual blocks can be "
                 "written in kohya's layout"
             )
         block, _, end = layer.rpartition(".")

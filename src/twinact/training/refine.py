@@ -15,8 +15,10 @@ from twinact import PLACEHOLDER
 from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.memory import explain_out_of_memory
+from twinact.backbones.weights import same_model
 from twinact.configs import LearnConfig, TwinActConfig
-from twinact.errors import ConfigError, TwinactError
+from twinact.configs.settings import check_text
+from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.intent import PoseTarget
 from twinact.intent.intended_pose import degrees, intended_pose
 from twinact.intent.prompts import other_prompts
@@ -67,7 +69,7 @@ def refined(
     """An action learned on from where it is, until the model means the pose that the action should show.
 
     With an actor's vectors and LoRAs, it is the actor who is to show the pose. The action that this gives is for
-    drawing with them.
+    drawing with them. Actions remember limbs and no height above the ground, so nothing holds a jump in the air.
 
     Args:
         backbone: The action's model.
@@ -92,9 +94,15 @@ def refined(
         TwinactError: Learning led to numbers that are not finite.
     """
     space, (start, mask) = space.to(backbone.device), action.whole_point(space)
-    action.check(model_id=backbone.model_id)
-    if PLACEHOLDER in (who or ""):
-        raise ConfigError(f"{who!r} holds {PLACEHOLDER}, which follows by itself; e.g. 'a woman'")
+    if who is not None:
+        check_text("who", who)
+        if PLACEHOLDER in who or not who.strip():
+            raise ConfigError(f"who {who!r} must say somebody, and not {PLACEHOLDER}, which follows; e.g. 'a woman'")
+    if not same_model(backbone.model_id, action.model_id):  # what is known of a pose is known of its own model
+        raise CheckpointError(
+            f"action {action.name!r} was made for model {action.model_id!r}, this is model {backbone.model_id!r}: "
+            "load the model that it was made for"
+        )
     intent, pose = intended_pose(backbone, space.poses), action.meta.get("pose")
     if not pose:
         raise ConfigError(
@@ -104,7 +112,7 @@ def refined(
     if intent is None:
         raise ConfigError(f"model {backbone.model_id!r} is not known to show its pose early: build a space with poses")
     known = (torch.tensor(pose["directions"]), torch.tensor(pose["weights"]))
-    # A height above the ground, which moved actions do not remember, does not count.
+    # Actions remember no height above the ground.
     directions, weights = (torch.cat([one, torch.zeros_like(one[:1])]) for one in known)
     target = PoseTarget(directions, weights, intent)
     settings = TwinActConfig(pose_weight=1.0)
@@ -113,7 +121,7 @@ def refined(
     optimizer = torch.optim.Adam([u], lr=config.rate, betas=(0.9, 0.99))
     away: list[float] = []
     scale = LossScale.of("fp16" if backbone.dtype == torch.float16 else "fp32")
-    memory = explain_out_of_memory("refining", "free memory that other programs hold, or go without")
+    memory = explain_out_of_memory("refining", "close what else uses it, or take a machine with more")
     # Readers of pictures decode, wherever the autoencoder rests.
     with memory, attached(backbone, [action.lora, *loras]), backbone.autoencoder_on_device(), torch.enable_grad():
         for step in range(steps):
@@ -132,5 +140,6 @@ def refined(
             if progress is not None:
                 progress(step + 1, steps)
     off = degrees(sum(away[-_LAST:]) / len(away[-_LAST:]))
-    told = {"refined": steps, **({} if who is None else {"as": who}), "off": round(off, 1)}
+    # Who it is stays unsaid: trigger words may be names of people.
+    told = {"refined": steps, **({} if who is None else {"for": "one actor"}), "off": round(off, 1)}
     return action.learned_on(space, (u.detach(), mask), told, name)
