@@ -18,7 +18,7 @@ from twinact.backbones.backbone import Backbone
 from twinact.bench.poses import photographed_poses, write_pose_exemplars
 from twinact.cli import app
 from twinact.configs import LearnConfig, TwinActConfig
-from twinact.errors import ConfigError, DataError
+from twinact.errors import CheckpointError, ConfigError, DataError
 from twinact.intent import EarlyPose, intended_pose
 from twinact.intent.eyes import Eyes, PictureEyes, open_eyes
 from twinact.intent.intended_pose import DRAWING, early_times, step_on
