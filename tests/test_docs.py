@@ -203,6 +203,7 @@ RUN_ELSEWHERE = {
     "twinact pull": "test_hub.py pulls from a server of its own",
     "--reader vitpose": "its weights are downloaded; test_intent.py builds a space with a small one",
     "mine.space.safetensors": "made by the line before it; test_intent.py learns in such a space",
+    "leap-of-anna": "the action must know its pose; test_intent.py refines one for an actor",
     "--install-completion": "it changes the shell; test_cli_settings.py completes",
 }
 # On which model the commands of a page run: one that knows all words and is small, or nano, whose poses are known.
@@ -229,7 +230,7 @@ def run_all(page: str) -> None:
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which commands that do not say how many steps they take make two."""
     monkeypatch.chdir(tmp_path)
-    for variable in ("LEARN_STEPS", "GENERATE_STEPS"):
+    for variable in ("LEARN_STEPS", "REFINE_STEPS", "GENERATE_STEPS"):
         monkeypatch.setenv(f"TWINACT_{variable}", "2")
     return tmp_path
 
