@@ -92,12 +92,6 @@ def test_convolutions_are_written_for_others_and_read_back(name: str, tmp_path: 
         assert np.array_equal(ours, drawn_by_stock(name, lambda stock, path=path: stock.load_lora_weights(path))), path
         back = read(name, path).lora
         assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
-    names = {re.sub(r"\d+", "N", key.partition(".")[0]) for key in load_file(path)}
-    if name == "sdxl":  # of the original code, which other tools than diffusers know alone
-        inner = ("in_layers_N", "out_layers_N", "skip_connection", "emb_layers_N")
-        assert names == {f"lora_unet_input_blocks_N_N_{one}" for one in inner} | {
-            f"lora_unet_output_blocks_N_N_{one}" for one in inner[:2]
-        }
 
 
 def test_stock_loaders_draw_action_and_lora_together(tmp_path: Path) -> None:
@@ -306,18 +300,24 @@ def test_kohya_headers_name_the_base(name: str, version: str, module: str, imple
 
 
 def test_xl_is_named_as_in_the_original_code(tmp_path: Path) -> None:
-    """The attention blocks of the published UNet and their names in kohya's files."""
+    """Layers of the published UNet and their names in kohya's files."""
+    inner, flat = "transformer_blocks.9.attn2.to_out.0", "transformer_blocks_9_attn2_to_out_0"
+    down, up = [(i, j) for i in (0, 1, 2) for j in (0, 1)], [(i, j) for i in (0, 1, 2) for j in (0, 1, 2)]
+    residual = {"conv1": "in_layers_2", "conv2": "out_layers_3", "time_emb_proj": "emb_layers_1"}
     names = {
-        **{f"down_blocks.{i}.attentions.{j}": f"input_blocks_{1 + 3 * i + j}_1" for i in (1, 2) for j in (0, 1)},
-        **{f"up_blocks.{i}.attentions.{j}": f"output_blocks_{3 * i + j}_1" for i in (0, 1) for j in (0, 1, 2)},
-        "mid_block.attentions.0": "middle_block_1",
-    }
-    layer = "transformer_blocks.9.attn2.to_out.0"
-    weights = {f"unet.{name}.{layer}{end}": torch.ones(1, 1) for name in names for end in (lora.DOWN, lora.UP)}
+        **{f"down_blocks.{i}.attentions.{j}.{inner}": f"input_blocks_{1 + 3 * i + j}_1_{flat}" for i, j in down if i},
+        **{f"up_blocks.{i}.attentions.{j}.{inner}": f"output_blocks_{3 * i + j}_1_{flat}" for i, j in up if i < 2},
+        f"mid_block.attentions.0.{inner}": f"middle_block_1_{flat}",
+        **{f"down_blocks.{i}.resnets.{j}.{a}": f"input_blocks_{1 + 3 * i + j}_0_{b}"
+           for i, j in down for a, b in residual.items()},
+        **{f"up_blocks.{i}.resnets.{j}.{a}": f"output_blocks_{3 * i + j}_0_{b}"
+           for i, j in up for a, b in residual.items()},
+        "down_blocks.1.resnets.0.conv_shortcut": "input_blocks_4_0_skip_connection",
+    }  # fmt: skip
+    weights = {f"unet.{name}{end}": torch.ones(1, 1) for name in names for end in (lora.DOWN, lora.UP)}
     action = Action("twa-leap", [torch.ones(1, 768), torch.ones(1, 1280)], "xl@0", lora=weights)
     keys = load_file(export_lora(action, replace(BASES["sdxl"], layers_per_block=2), tmp_path)[1])
-    expected = {f"lora_unet_{flat}_{layer.replace('.', '_')}" for flat in names.values()}
-    assert {key.partition(".")[0] for key in keys} == expected
+    assert {key.partition(".")[0] for key in keys} == {f"lora_unet_{name}" for name in names.values()}
     assert {key.partition(".")[2] for key in keys} == {"alpha", "lora_down.weight", "lora_up.weight"}
 
 
@@ -362,14 +362,6 @@ def test_a_file_for_another_family_is_told(made_for: str, used_on: str, tmp_path
             read(used_on, path)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     assert state_of(backbone_of(used_on)) == before
-
-
-@pytest.mark.parametrize("word", ["exploration", "<flora>", "soft_light", "lora", "lora_girl", "soft_weight"])
-def test_words_that_look_like_an_adapter_are_embeddings(word: str, tmp_path: Path) -> None:
-    vectors = torch.randn(2, 32)
-    save_file({word: vectors}, tmp_path / "x.safetensors")
-    action = read("sd", tmp_path / "x.safetensors")
-    assert torch.equal(action.vectors[0], vectors) and not action.lora
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:

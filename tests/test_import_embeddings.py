@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from families import BASES
+from families import BASES, backbone_of
 from twinact.action import Action
 from twinact.errors import CheckpointError
-from twinact.export import LAYOUTS, Base, export_embedding, import_embedding
+from twinact.export import LAYOUTS, Base, export_embedding, import_action, import_embedding
 
 SD = "StableDiffusionPipeline"
 
@@ -171,3 +171,11 @@ def test_one_vector_and_the_header_of_onetrainer_are_read(shape: tuple[int, ...]
     save_file({"clip_l": torch.ones(shape), "t5": torch.ones(shape)}, tmp_path / "x.safetensors", metadata=header)
     with pytest.raises(CheckpointError, match="says that it is made for stable-diffusion-v1, not for FluxPipeline"):
         import_embedding(tmp_path / "x.safetensors", "FluxPipeline", name="leap", model_id="m@1", widths=[8, 8])
+
+
+@pytest.mark.parametrize("word", ["exploration", "<flora>", "soft_light", "lora", "lora_girl", "soft_weight"])
+def test_words_that_look_like_an_adapter_are_embeddings(word: str, tmp_path: Path) -> None:
+    vectors = torch.randn(2, 32)
+    save_file({word: vectors}, tmp_path / "x.safetensors")
+    action = import_action(tmp_path / "x.safetensors", SD, name="back", backbone=backbone_of("sd"))
+    assert torch.equal(action.vectors[0], vectors) and not action.lora

@@ -268,7 +268,7 @@ def test_an_actor_of_another_file_is_who_an_action_is_refined_for(
     done(*command, "--out", "all")
     assert "--who" in refused(*command, "--actor", "looks.action.safetensors", "--out", "new", code=2)
     for actor, who in ((["--actor", "anna.action.safetensors"], "a woman"), ([], "<actor>")):
-        assert "do not fit" in refused(*command, *actor, "--who", who, "--out", "new", code=2)
+        assert "does not fit" in refused(*command, *actor, "--who", who, "--out", "new", code=2)
     assert [one["who"] for one in asked] == ["<actor>", "sks woman", None]
     assert [list(one["vectors"]) for one in asked] == [["<actor>"], [], []]
     assert [len(one["loras"]) for one in asked] == [1, 1, 0]

@@ -11,7 +11,7 @@ import typer
 from twinact import ACTOR_PLACEHOLDER
 from twinact.cli.options import SCHEMA_VERSION, AsJson, Model, with_suffix
 from twinact.cli.outputs import new_file
-from twinact.configs import AMOUNTS, MAX_STEPS, check_number
+from twinact.configs import AMOUNTS, MAX_STEPS, REFINE_STEPS, check_number
 from twinact.configs.settings import check_choice
 from twinact.console import progress, say
 from twinact.errors import ConfigError
@@ -151,7 +151,9 @@ def refine(
             "are given, <actor> does it, and without an actor many known ones in turn.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, max=MAX_STEPS, help="Optimiser steps, of two prompts each.")] = 60,
+    steps: Annotated[
+        int, typer.Option(min=1, max=MAX_STEPS, help="Optimiser steps, of two prompts each.")
+    ] = REFINE_STEPS,
     space: SpaceFile = None,
     model: Model = "nano",
 ) -> None:
@@ -175,12 +177,12 @@ def refine(
     actors = load_actor(actor or [], backbone, model)
     vectors = {ACTOR_PLACEHOLDER: actors.vectors} if actors.vectors else {}
     if who is None and actor:
-        if not vectors:
-            raise ConfigError("the actor is a LoRA alone: give its trigger words, --who 'sks man'")
         who = ACTOR_PLACEHOLDER
     if (ACTOR_PLACEHOLDER in (who or "")) != bool(vectors):
-        wrong = "there is no actor with words of its own" if who and not vectors else "the actor has words of its own"
-        raise ConfigError(f"--who {who!r} and --actor do not fit: {wrong}, which {ACTOR_PLACEHOLDER} stands for")
+        raise ConfigError(
+            f"--who {who!r} does not fit the actor: {ACTOR_PLACEHOLDER} stands for an embedding, and where there is "
+            "none, the trigger words of a LoRA stand there, as in 'sks man'"
+        )
     name = target.name.removesuffix(ACTION_SUFFIX)
     savings = replace(PRESETS[chosen.memory], compile=False)  # hardly longer than compiling takes
     with progress(f"refining {action.name}") as advance, backbone.saving(savings):

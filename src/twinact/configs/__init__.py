@@ -54,6 +54,8 @@ MAX_PICTURES = 10_000
 """That one command draws of a prompt."""
 MAX_STEPS = 1_000_000
 """Of a run."""
+REFINE_STEPS = 60
+"""In which an action is refined, if nothing is said."""
 MAX_SEED = 2**53 - 1
 """A seed must survive JSON readers that keep numbers as doubles."""
 
@@ -91,7 +93,7 @@ class LearnConfig(Settings):
         0,
         bounds=Bounds(0, 1024),
     )
-    # Attention says what is where, and so does pose; at the finest resolution, convolutions say how it looks.
+    # Attention decides what is where, poses among it; the finest convolutions decide how it looks.
     lora_layers: str = setting(
         "What the LoRA of --lora-rank adapts: attention, or the convolutions of a UNet at its finest resolution, "
         "which learn how someone looks and leave poses alone.",

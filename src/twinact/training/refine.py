@@ -16,7 +16,7 @@ from twinact.action import Action
 from twinact.backbones.backbone import Backbone
 from twinact.backbones.memory import explain_out_of_memory
 from twinact.backbones.weights import same_model
-from twinact.configs import LearnConfig, TwinActConfig
+from twinact.configs import REFINE_STEPS, LearnConfig, TwinActConfig
 from twinact.configs.settings import check_text
 from twinact.errors import CheckpointError, ConfigError, TwinactError
 from twinact.intent import PoseTarget
@@ -28,7 +28,6 @@ from twinact.space.clauses import Point
 from twinact.training.gradients import LossScale
 from twinact.training.loop import rate_share
 
-STEPS = 60
 _LAST = 10  # steps whose mean says how far off the pose is in the end
 
 
@@ -63,7 +62,7 @@ def refined(
     who: str | None = None,
     vectors: Mapping[str, Sequence[Float[Tensor, "*_ _ _"]]] | None = None,
     loras: Sequence[Mapping[str, Tensor]] = (),
-    steps: int = STEPS,
+    steps: int = REFINE_STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Action:
     """An action learned on from where it is, until the model means the pose that the action should show.
