@@ -123,6 +123,7 @@ class TestExemplars:
         with pytest.raises(DataError, match="more than 50 MB"):
             take([large], tmp_path / "draft")
 
+    @pytest.mark.slow
     def test_captions_of_the_page_go_with_the_pictures(self, tmp_path: Path) -> None:
         exemplars_in(tmp_path / "draft", 2)
         told = {"0.png": "a chef <act> in a park", "../x.png": "lost"}
@@ -133,6 +134,7 @@ class TestExemplars:
         with pytest.raises(DataError, match="there already"):
             keep(tmp_path / "draft", target, {})
 
+    @pytest.mark.slow
     def test_captions_are_written_where_the_page_has_others_than_the_files(self, tmp_path: Path) -> None:
         exemplars_in(tmp_path / "draft", 3)
         (tmp_path / "draft" / "0.CAPTION").write_text("a chef <act>")
@@ -144,6 +146,7 @@ class TestExemplars:
         kept = keep(tmp_path / "draft", tmp_path / "exemplars" / "changed", changed)
         assert dict(check(kept, None).captions) == changed and check(kept, None).problems == ()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("label", ["drawn: archer", "photographs: bound angle"])
     def test_examples_can_be_learned_from(self, tmp_path: Path, label: str) -> None:
         examples()[label](tmp_path / "draft", 128)
@@ -226,6 +229,7 @@ def test_what_the_page_draws_and_what_its_command_draws_have_the_same_bits(
         studio.draw(Sheet(("a fox <act>",), seeds=tuple(range(65))), None)
 
 
+@pytest.mark.slow
 def test_whoever_asks_the_model_works_in_one_thread(tmp_path: Path) -> None:
     studio = Studio(WorkFolder(tmp_path), "nano")
     seen: set[threading.Thread] = set()

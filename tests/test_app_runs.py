@@ -73,6 +73,7 @@ def test_settings_and_names_are_checked_before_anything_is_written(folder: WorkF
     assert list(folder.root.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fifty_runs_that_wait_survive_the_page_in_their_order(folder: WorkFolder) -> None:
     own = psutil.Process()
     recorded(folder, pid=own.pid, created=own.create_time())  # at work as long as this test is

@@ -79,6 +79,7 @@ def test_load_reads_a_folder_quietly(
     assert torch.equal(loaded.encode_text(PROMPTS).hidden, backbone.encode_text(PROMPTS).hidden)
 
 
+@pytest.mark.slow
 def test_model_id_tells_weights_apart(folder: Path, own_folder: Path) -> None:
     same = load(own_folder).model_id
     assert same == load(folder).model_id

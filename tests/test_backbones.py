@@ -28,6 +28,7 @@ PROMPTS = [
 ALL = pytest.mark.parametrize("name", list(FAMILIES))
 
 
+@pytest.mark.slow_but("sd")
 @ALL
 def test_text_without_placeholder_equals_stock_bit_for_bit(name: str) -> None:
     backbone = backbone_of(name)
@@ -320,6 +321,7 @@ def test_lora_targets_are_all_of_attention_and_nothing_else(name: str) -> None:
     assert adapted == {path for path in linear if re.search(r"\.(attn\d?|attention)\.(?!norm)", path)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORE)
 def test_lora_on_the_targets_starts_as_nothing_and_learns(name: str) -> None:
     family = FAMILIES[name]

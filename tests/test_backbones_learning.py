@@ -115,6 +115,7 @@ def test_the_models_own_words_are_untouched(learned: Learned) -> None:
     assert np.array_equal(plain_picture(learned.backbone), learned.picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_reaches_every_coefficient_through_every_encoder_and_is_right(name: str, exemplars: Exemplars) -> None:
     backbone = backbone_of(name)
@@ -140,6 +141,7 @@ def test_gradient_reaches_every_coefficient_through_every_encoder_and_is_right(n
     assert (loss(1) - loss(-1)) / 2 == pytest.approx(float((gradient * step).sum()), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, on the norms inside FLUX.1
 @pytest.mark.parametrize("name", CORE)
 def test_learning_works_under_autocast(name: str, exemplars: Exemplars) -> None:

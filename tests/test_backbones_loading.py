@@ -102,6 +102,7 @@ def overflowing(pipeline: Any) -> Any:
     return pipeline
 
 
+@pytest.mark.slow
 def test_vae_that_overflows_in_float16_is_run_in_float32() -> None:
     exact = StableDiffusionXL(overflowing(tiny_sdxl()), "tiny")
     half = StableDiffusionXL(overflowing(tiny_sdxl()).to(dtype=torch.float16), "tiny")

@@ -91,6 +91,7 @@ def test_best_text_finds_the_words_for_poses_that_have_them() -> None:
     assert 1 <= len(limb_by_limb(apart).split(" and ")) <= 4
 
 
+@pytest.mark.slow
 def test_more_phrases_never_come_less_near() -> None:
     """One phrase is a way to say it with two, and two with four."""
     for action in DEV_ACTIONS.values():
@@ -140,6 +141,7 @@ def test_limb_angles_undo_the_skeleton() -> None:
             assert value == pytest.approx(getattr(pose, name), abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_judges_save_and_load(tmp_path) -> None:
     torch.manual_seed(0)
     judges = Judges().eval()

@@ -37,6 +37,7 @@ def carried_out(
     return results, order
 
 
+@pytest.mark.slow
 def test_tuning_halves_by_what_is_right_and_not_leaked_and_keeps_all_trials() -> None:
     trials = trials_of("dti", 4)
     worth = {str(trial): value for trial, value in zip(trials, (0.2, 0.9, 0.8, 0.1), strict=True)}

@@ -77,6 +77,7 @@ def test_a_metric_gives_each_picture_the_same_names(name: str, judges: Judges) -
     assert all(value is None or 0 <= value <= 1 for row in rows for key, value in row.items() if key != "degrees")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unsaid", "someone"])
 def test_true_drawings_are_right_and_those_with_a_joint_wrong_are_not(name: str, judges: Judges) -> None:
     task, metric = first(name, 6), TASKS[name].metric(judges)
@@ -85,6 +86,7 @@ def test_true_drawings_are_right_and_those_with_a_joint_wrong_are_not(name: str,
     assert sum(row["clean"] or 0 for row in right) >= 5 and sum(row["action"] or 0 for row in wrong) <= 1
 
 
+@pytest.mark.slow
 def test_limbs_of_a_photographed_pose_are_seen_where_the_world_draws_it(judges: Judges) -> None:
     """ "warrior" has its arms level to both sides: a T pose has its arms right and its legs wrong."""
     name = "warrior, right knee bent"

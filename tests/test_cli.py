@@ -69,6 +69,7 @@ class TestSpace:
         assert facts["nearest"][0] == {"phrase": "on the moon", "similarity": 1.0}
         assert [row["rank"] for row in facts["per_slot"]] == list(built.slot_ranks)
 
+    @pytest.mark.slow
     def test_plots(self, space: Path, tmp_path: Path) -> None:
         done("space", "show", space, "--plots", tmp_path / "plots")
         assert {path.name for path in (tmp_path / "plots").iterdir()} == {"scree.png", "map.png"}
@@ -105,6 +106,7 @@ class TestLearn:
         assert action.space_hash == ActionSpace.load(space).hash
         assert (learned.parent / "phrases.space.safetensors").is_file()
 
+    @pytest.mark.slow
     def test_says_nearest_phrases_and_what_to_do_next(
         self, model: Path, exemplars: Path, space: Path, tmp_path: Path
     ) -> None:
@@ -122,6 +124,7 @@ class TestLearn:
         assert facts["nearest"]
         assert content(learned.parent) == before
 
+    @pytest.mark.slow
     def test_default_space_and_textual_inversion(self, model: Path, exemplars: Path, tmp_path: Path) -> None:
         done("learn", exemplars, "--model", model, "--steps", "1", "--name", "plain", "--method", "textual-inversion")
         action = Action.load(tmp_path / "runs/plain/plain.action.safetensors")
@@ -210,6 +213,7 @@ class TestLearn:
 
 
 class TestGenerate:
+    @pytest.mark.slow
     def test_pictures_with_their_origin(self, learned: Path, model: Path, exemplars: Path, tmp_path: Path) -> None:
         result = done("generate", learned, "--model", model, "--prompt", PROMPT, "--count", "2", "--seed", "7",
                       "--steps", "2", "--out", "out")  # fmt: skip
@@ -225,6 +229,7 @@ class TestGenerate:
         assert str(exemplars.parent) not in json.dumps(facts) + parameters
         assert str(learned.parent) not in json.dumps(facts) + parameters
 
+    @pytest.mark.slow
     def test_pictures_are_added_and_depend_on_prompt_and_seed_alone(
         self, learned: Path, model: Path, tmp_path: Path
     ) -> None:
@@ -248,6 +253,7 @@ class TestGenerate:
         assert "<act>" in message
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_several_actions_in_one_picture(self, learned: Path, model: Path, tmp_path: Path) -> None:
         leap = Action.load(learned)
         other = replace(

@@ -86,6 +86,7 @@ def test_an_actor_of_another_tool_does_the_action(learned: Path, model: Path, ac
     assert "use its own trigger word" in refused("generate", imported[1], "--model", model, "--prompt", "a cat <act>")
 
 
+@pytest.mark.slow
 def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, actor: Path, tmp_path: Path) -> None:
     word = actor / "anna.safetensors"
     start = ("generate", learned, "--model", model, "--prompt", "<actor> <act>")
@@ -102,6 +103,7 @@ def test_actors_that_cannot_be_used_are_one_line(learned: Path, model: Path, act
     assert not (tmp_path / "pictures").exists()
 
 
+@pytest.mark.slow
 def test_export_and_import(learned: Path, model: Path, tmp_path: Path) -> None:
     paths = made("export", learned, "--model", model)
     assert [str(path) for path in paths] == [

@@ -49,6 +49,7 @@ def test_alone_it_says_what_to_do_first() -> None:
         assert shlex.split(line)[1] in COMMANDS.commands
 
 
+@pytest.mark.slow
 def test_every_command_has_examples_in_its_help() -> None:
     assert names(COMMANDS) == set(EXAMPLES)
     for name, lines in EXAMPLES.items():
@@ -130,6 +131,7 @@ def test_quiet_says_results_and_errors_only(model: Path) -> None:
     assert invoke(*command, "--out", "x", "-q").stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_files_that_were_written_come_as_a_document(model: Path) -> None:
     Path("phrases.txt").write_text("# Body\njumping\nwith a cat\n")
     command = ("space", "build", "--model", model, "--phrases", "phrases.txt", "--no-poses", "--out", "x", "--json")
@@ -140,6 +142,7 @@ def test_files_that_were_written_come_as_a_document(model: Path) -> None:
         assert "--json" in done(*name.split(), "--help").stdout, name
 
 
+@pytest.mark.slow
 def test_shells_complete_commands() -> None:
     environment = {
         **os.environ,
@@ -166,6 +169,7 @@ def test_placeholders_are_letters_only() -> None:
 @pytest.mark.slow  # learns a few steps and draws, on nano
 def test_the_examples_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     examples()["drawn: archer"](Path("leap"), 128)
+    monkeypatch.setenv("TWINACT_LEARN_START", "jumping")  # looking for one takes a minute
     for variable in ("LEARN_STEPS", "REFINE_STEPS", "GENERATE_STEPS", "GENERATE_COUNT"):
         monkeypatch.setenv(f"TWINACT_{variable}", "2")
     for name, lines in EXAMPLES.items():

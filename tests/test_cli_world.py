@@ -17,6 +17,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_world_exemplars(tmp_path: Path) -> None:
     folders = done("world", "exemplars", "--out", "custom", "--size", "32").stdout.splitlines()
     assert len(folders) == 48
@@ -78,6 +79,7 @@ def test_nano_training_refuses_other_folders_and_parts(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_nano_evaluation_tells_what_cannot_be_before_anything_is_drawn(toy_nano: Path, tmp_path: Path) -> None:
     (tmp_path / "there.png").write_bytes(b"mine")
     evaluate = ("nano", "evaluate", "--model", toy_nano)
@@ -88,6 +90,7 @@ def test_nano_evaluation_tells_what_cannot_be_before_anything_is_drawn(toy_nano:
     assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
 
 
+@pytest.mark.slow
 def test_nano_evaluation_takes_the_judges_of_the_folder_or_else_the_shipped_ones(toy_nano: Path) -> None:
     shutil.copytree(toy_nano, "toy", ignore=shutil.ignore_patterns("judges"))
     too_many = ("nano", "evaluate", "--model", "toy", "--between", "9999")

@@ -144,6 +144,7 @@ def test_vectors_of_every_layer_learn_also_when_the_denoiser_is_recomputed(famil
         torch.testing.assert_close(kept, again)
 
 
+@pytest.mark.slow
 def test_an_action_for_layers_and_one_for_all_stand_in_one_prompt() -> None:
     backbone = backbone_of("sd")
     vectors = {
@@ -247,6 +248,7 @@ def test_a_token_lora_changes_what_is_read_at_its_own_tokens_alone(family: str) 
     assert backbone.marked == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", UNETS)
 def test_prompts_without_its_word_are_drawn_as_without_a_token_lora(family: str) -> None:
     backbone = backbone_of(family)
@@ -263,6 +265,7 @@ def test_prompts_without_its_word_are_drawn_as_without_a_token_lora(family: str)
     assert (drawn != without).any() and (drawn != everywhere).any()
 
 
+@pytest.mark.slow
 def test_a_token_lora_goes_with_vectors_of_every_layer() -> None:
     backbone = backbone_of("sd")
     vectors = vectors_of(backbone, "jumping dog")

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick_fits")
 
 CUSTOM = CUSTOM_ACTIONS["signpost"]
 PHRASE_FILE = "disco-dancing-left.action.safetensors"
-SMALL = DemoConfig(learn_steps=4, actor_steps=2, draw_steps=1, actors=2, places=2)
+SMALL = DemoConfig(learn_steps=4, free_steps=4, actor_steps=2, draw_steps=1, actors=2, places=2)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,7 @@ def test_pictures_are_drawn_once_and_alike_in_any_company(nano: Backbone, space:
     assert len(list(tmp_path.iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_strips_move_only_the_action() -> None:
     space = ActionSpace.load(model_dir() / SPACE_FILE)
     points, masks = zip(*map(space.project_phrase, ("flexing both biceps", "lunging right")), strict=True)

@@ -228,8 +228,9 @@ def run_all(page: str) -> None:
 
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which commands that do not say how many steps they take make two."""
+    """A folder in which commands that do not say how many steps they take make two, and look for no start."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TWINACT_LEARN_START", "jumping")
     for variable in ("LEARN_STEPS", "REFINE_STEPS", "GENERATE_STEPS"):
         monkeypatch.setenv(f"TWINACT_{variable}", "2")
     return tmp_path

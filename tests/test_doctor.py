@@ -14,6 +14,7 @@ from twinact.jobs.resources import Gpu
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_this_machine_is_fine_and_nobody_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = done("doctor", "--json")
@@ -26,6 +27,7 @@ def test_this_machine_is_fine_and_nobody_is_named(tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.iterdir())  # the write test cleans up
 
 
+@pytest.mark.slow
 def test_lines_for_people(toy_nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("x")

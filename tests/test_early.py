@@ -109,6 +109,7 @@ def test_a_run_folder_that_cannot_be_is_told_before_the_model_opens(tmp_path: Pa
             run_job(job, opening=never)
 
 
+@pytest.mark.slow
 def test_a_damaged_space_of_a_stranger_beside_an_action_is_passed_over(model: Path, tmp_path: Path) -> None:
     space = small_space(load(model, "cpu"))
     action = Action.from_coefficients("leap", space, space.phrase_coefficients[1])

@@ -75,6 +75,7 @@ def test_what_learning_refuses_is_told_first(model: Path) -> None:
     assert "3.png" in refused("learn", "leap", "--model", model, "--dry-run")
 
 
+@pytest.mark.slow
 def test_many_actions_and_their_pictures(model: Path) -> None:
     exemplars_in(Path("all/kick"))
     exemplars_in(Path("all/leap"))
@@ -98,6 +99,7 @@ def test_drawing(model: Path, tmp_path: Path) -> None:
     assert [(Path(one["file"]).is_file(), one["seed"]) for one in drawn] == [(True, 0), (True, 1)]
 
 
+@pytest.mark.slow
 def test_drawing_is_tried_as_it_will_be(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[dict[str, Any]] = []
     monkeypatch.setattr(estimate, "generate", lambda *_, **options: tried.append(options))

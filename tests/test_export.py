@@ -47,6 +47,7 @@ def _pixels(action: Action, files: list[Path], **loading: str) -> tuple[bytes, b
     return ours.tobytes(), theirs.tobytes()
 
 
+@pytest.mark.slow
 def test_stock_loader_draws_the_same_pixels_from_both_files(action: Action, tmp_path: Path) -> None:
     shared, diffusers_own = export_embedding(action, BASES["sd"], tmp_path)
     ours, theirs = _pixels(action, [shared], token=action.name)

@@ -74,6 +74,7 @@ def test_stock_loader_draws_the_same_pixels(name: str, which: int, tmp_path: Pat
     assert (ours != drawn_by_us(name, {})).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_convolutions_are_written_for_others_and_read_back(name: str, tmp_path: Path) -> None:
     backbone, generator = backbone_of(name), torch.Generator().manual_seed(2)
@@ -94,6 +95,7 @@ def test_convolutions_are_written_for_others_and_read_back(name: str, tmp_path: 
         assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
 
 
+@pytest.mark.slow
 def test_stock_loaders_draw_action_and_lora_together(tmp_path: Path) -> None:
     action = action_of("sd")
     word, path = export_embedding(action, BASES["sd"], tmp_path)[1], export("sd", tmp_path)[0]
@@ -193,6 +195,7 @@ def test_what_is_exported_can_be_imported(name: str, tmp_path: Path) -> None:
     assert state_of(backbone) == before
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_header_changes_nothing_or_is_told(tmp_path: Path) -> None:
     """The alpha of a LoRA stands there, and the layer that a tensor is for."""
     path, _, bundle = export("sd", tmp_path)
@@ -321,6 +324,7 @@ def test_xl_is_named_as_in_the_original_code(tmp_path: Path) -> None:
     assert {key.partition(".")[2] for key in keys} == {"alpha", "lora_down.weight", "lora_up.weight"}
 
 
+@pytest.mark.slow
 def test_alphas_and_text_encoders_of_other_tools(tmp_path: Path) -> None:
     """A kohya file with half the strength and a LoRA of the text encoder draws what the stock pipeline draws."""
     before = state_of(backbone_of("sd"))

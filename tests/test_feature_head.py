@@ -82,6 +82,7 @@ def undecodable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return decoded
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_has_a_map_of_features(name: str) -> None:
     backbone = backbone_of(name)
@@ -201,6 +202,7 @@ def test_a_head_is_stored_to_the_same_bits_beside_the_poses(tmp_path: Path) -> N
     assert ActionSpace.load(plain).poses is not None
 
 
+@pytest.mark.slow
 def test_damaged_heads_are_refused_in_one_line(tmp_path: Path) -> None:
     backbone = backbone_of("sd")
     path = tmp_path / "x.space.safetensors"
@@ -304,6 +306,7 @@ def test_what_is_held_out_measures_and_does_not_teach() -> None:
     assert taught is not None and taught.head.correlation == 0
 
 
+@pytest.mark.slow
 def test_lessons_keep_a_sample_that_fits() -> None:
     backbone = backbone_of("sd")
     every, few = Lessons(Showing(), 1), Lessons(Showing(), 1, most_bytes=3 * 2 * features_of(backbone)[0].numel())

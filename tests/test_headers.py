@@ -85,6 +85,7 @@ def test_headers_of_other_types_are_refused(kind: str, space: ActionSpace, tmp_p
                 use(path, space)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["action", "space"])
 def test_tensors_of_other_shapes_are_refused(kind: str, space: ActionSpace, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"

@@ -160,6 +160,7 @@ def test_settings_that_decide_pictures_are_parts_of_a_model(
     assert difference(model_id(folders[name]), model_id(other)) == f"they differ in: {part}"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_model_only(model: Path, tmp_path: Path) -> None:
     exemplars_in(tmp_path / "leap")
     config = LearnConfig(name="leap", method=TextualInversionConfig(), steps=1, batch_size=1)
@@ -227,6 +228,7 @@ def test_a_space_is_its_phrases_too(model: Path, tmp_path: Path) -> None:
         action.toward(swapped, "jumping", 1.0)
 
 
+@pytest.mark.slow
 def test_the_space_in_a_models_folder_is_taken_where_its_embeddings_are(model: Path, tmp_path: Path) -> None:
     """Whatever the folder was called and however its denoiser was trained on."""
     folder = Path(shutil.copytree(model, tmp_path / "other"))

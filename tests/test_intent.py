@@ -152,6 +152,7 @@ def test_steps_of_flow_models_are_those_of_euler(name: str) -> None:
     assert bool((times.diff() < 0).all()) and float(times[-1]) > 0
 
 
+@pytest.mark.slow
 def test_the_early_pose_is_measured_against_the_finished_drawing() -> None:
     backbone = backbone_of("sd")
     assert isinstance(Corners(), Eyes) and isinstance(eyes(), Eyes)

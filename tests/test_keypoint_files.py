@@ -234,6 +234,7 @@ def test_what_is_broken_is_told_with_the_files_name(content: str, message: str, 
     assert "a_keypoints.json" in str(told.value) and "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_the_shipped_poses_are_whole_and_seen_from_the_front() -> None:
     poses = photographed_poses()
     assert len(poses) >= 10 and all(len(files) >= 3 for files in poses.values())

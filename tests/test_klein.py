@@ -24,6 +24,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_distilled_model_draws_without_guidance(distilled: Path) -> None:
     backbone = load(distilled, "cpu")
     assert backbone.guidance == 1.0 and backbone.pipeline().config.is_distilled
@@ -51,6 +52,7 @@ def test_z_image_reads_the_words_of_a_klein_with_the_same_text_encoder(tmp_path:
     assert torch.equal(back.vectors[0], action.vectors[0])
 
 
+@pytest.mark.slow
 def test_layers_that_nobody_reads_are_gone_and_the_saved_model_is_the_same(tmp_path: Path) -> None:
     whole = tiny_klein()
     assert len(whole.text_encoder.model.layers) == 30

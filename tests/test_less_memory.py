@@ -106,6 +106,7 @@ def test_where_nothing_is_lower_or_others_wait_it_is_told_at_once(
 PROMPTS, SEEDS = ["a cat", "a dog in the park", "a red robot"], [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["normal", "low"])
 def test_drawing_goes_on_with_what_is_left(memory: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load(model, "cpu")

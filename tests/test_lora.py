@@ -184,6 +184,7 @@ def test_several_at_once_are_their_sum(name: str) -> None:
     assert state_of(backbone) == before
 
 
+@pytest.mark.slow
 def test_a_half_precision_model_learns_in_full_precision(exemplars: Exemplars, tmp_path: Path) -> None:
     backbone = FAMILIES["sd"].backbone(FAMILIES["sd"].make().to(torch.bfloat16), "sd@16")
     method = method_of(backbone, BASE)
@@ -240,6 +241,7 @@ def test_what_does_not_fit_is_one_line(exemplars: Exemplars, tmp_path: Path) -> 
     assert state_of(backbone) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_convolutions_of_the_finest_resolution_learn_and_nothing_else(
     name: str, exemplars: Exemplars, tmp_path: Path

@@ -70,6 +70,7 @@ def test_one_failing_action_leaves_the_others_alone(model: Path, photos: Path, t
     assert lines[1].endswith("leap.action.safetensors") and "does not exist" in lines[2]
 
 
+@pytest.mark.slow
 def test_what_may_pass_is_tried_again(model: Path, photos: Path, tmp_path: Path) -> None:
     """What is not ours to raise, as from a driver, may be gone the next time."""
     job = jobs(model, photos, tmp_path)[0]

@@ -72,6 +72,7 @@ def test_compiling_for_the_cpu_is_refused(exemplars: Exemplars, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_recomputing_keeps_less_for_backward(name: str) -> None:
     backbone = backbone_of(name)
@@ -192,6 +193,7 @@ def learned(backbone: Backbone, exemplars: Exemplars, folder: Path, run: RunConf
     return train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, folder, run=run).action_path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_can_go_on_with_less_memory(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     """As it is told to whoever ran out of it."""
     whole = learned(backbone, exemplars, tmp_path / "whole")
@@ -291,6 +293,7 @@ def test_a_loss_that_grows_near_zero_stops_nothing(backbone: Backbone, exemplars
     assert result.action.vectors
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_stopped(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     config = replace(INVERSION, steps=100)
     told = r"step 4\d: learning diverged: mean loss .*checkpoint of step 40 is good.*lower learning_rate \(now 0.005\)"
@@ -299,6 +302,7 @@ def test_a_run_that_diverges_is_stopped(backbone: Backbone, exemplars: Exemplars
     assert not (tmp_path / "leap.action.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_lost(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     whole = learned(backbone, exemplars, tmp_path / "whole")
     run, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -318,6 +322,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(backbone: Backbone, exemplars: 
     assert learned(backbone, exemplars, run) == whole
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(
     backbone: Backbone, exemplars: Exemplars, tmp_path: Path
 ) -> None:
@@ -338,6 +343,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(
     assert learned(backbone, exemplars, tmp_path / "run") == learned(backbone, exemplars, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_told(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     learned(backbone, exemplars, tmp_path / "warm")  # what is imported late is imported by whoever may
     with tempfile.TemporaryDirectory() as place:

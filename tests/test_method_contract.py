@@ -79,6 +79,7 @@ def test_the_loss_reaches_everything_that_learns(method: Method, backbone: Backb
     assert all(not parameter.requires_grad for parameter in backbone.pipeline().text_encoder.parameters())
 
 
+@pytest.mark.slow
 def test_detaching_leaves_the_model_as_it_was(method: Method, backbone: Backbone, batch: Batch) -> None:
     before = weights(backbone)
     method.attach(backbone)
@@ -87,6 +88,7 @@ def test_detaching_leaves_the_model_as_it_was(method: Method, backbone: Backbone
     assert weights(backbone) == before
 
 
+@pytest.mark.slow
 def test_the_state_is_all_that_is_learned(
     config: LearnConfig, method: Method, backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder
 ) -> None:

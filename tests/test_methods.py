@@ -116,6 +116,7 @@ class Meant:
         return F.normalize(cond.hidden.mean(dim=1)[:, :4].unflatten(1, (2, 2)), dim=2)
 
 
+@pytest.mark.slow
 def test_the_pose_alone_is_learned_from_and_the_exemplars_are_not_seen(
     backbone: Backbone, space: ActionSpace, exemplars: Exemplars, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_textual_inversion_starts_from_a_word(backbone: Backbone) -> None:
     torch.testing.assert_close(start(None), table.weight.mean(0).repeat(2, 1))
 
 
+@pytest.mark.slow
 def test_textual_inversion_moves_every_encoder_by_the_same_share_of_its_table(
     backbone: Backbone, exemplars: Exemplars, tmp_path: Path
 ) -> None:

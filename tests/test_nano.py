@@ -225,6 +225,7 @@ def test_numbers_of_the_recipe_can_be_changed_by_name() -> None:
     assert replace(recipe, unet=RECIPE.unet, distinct_pictures=RECIPE.distinct_pictures) == RECIPE
 
 
+@pytest.mark.slow
 def test_the_shipped_folder_is_whole() -> None:
     with quiet():
         pipeline = DiffusionPipeline.from_pretrained(model_dir())
@@ -260,6 +261,7 @@ def _fit(
     fit_module(module, batches, loss, fit, folder, lambda _line: None)
 
 
+@pytest.mark.slow
 def test_fit_learns_and_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch) -> None:
     fit = Fit(320, 8, 1e-1, ema_decay=0.5, warmup_steps=2)
 

@@ -28,7 +28,7 @@ from twinact.world.judges.judges import Judges
 TINY = Fit(8, 4, 1e-3)
 TOY = replace(
     RECIPE, distinct_pictures=8, drawings=4, phrase_drawings=1, text=Fit(48, 24, 1e-3), vae=TINY, unet=TINY,
-    encoder=TINY, refine=TINY, judges=TINY, drawing_steps=3,
+    encoder=TINY, refine=TINY, judges=TINY, drawing_steps=1,
 )  # fmt: skip
 SMALLER = replace(TOY, text_width=64, text_layers=1, vae_channels=(8, 8, 8, 8), encoder_widths=(8, 8),
                   unet_channels=(16, 32, 32), unet_heads=(2, 4, 4))  # fmt: skip
@@ -91,6 +91,7 @@ def test_the_distance_from_a_choice_of_poses_is_that_from_one_of_them() -> None:
     assert of(torch.stack([up, right])[None], weights=(1.0, 0.0)) == 0, "what words leave open does not count"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_recipe_only(tmp_path: Path, monkeypatch) -> None:
     _train(tmp_path / "run", "text")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -143,6 +144,7 @@ def test_a_unet_that_is_trained_on_leaves_the_rest_as_it_was(tmp_path: Path, mon
     assert not torch.equal(next(before.unet.parameters()), next(after.unet.parameters()))
 
 
+@pytest.mark.slow
 def test_codes_of_a_vae_are_what_it_imitates(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = PatchCodes(torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 7, torch.ones(16))
 

@@ -40,6 +40,7 @@ def moves(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd3", "flux"])  # the noise of the others reads numbers, which this device lacks
 def test_a_model_opens_with_the_denoiser_alone_on_the_device(name: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)
@@ -75,6 +76,7 @@ def test_an_autoencoder_that_rests_comes_for_pictures_and_leaves(monkeypatch: py
     assert seen == ["meta", "cpu"] and not vae.use_slicing
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_resting_networks_draw_the_same_pictures(name: str) -> None:
     family = FAMILIES[name]
@@ -137,6 +139,7 @@ def test_lack_of_memory_is_told_from_other_errors_also_while_opening(
         open_model(model)
 
 
+@pytest.mark.slow
 def test_what_did_not_fit_is_let_go_and_nothing_comes_back_to_a_full_device(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = StableDiffusion(tiny_sd(), "tiny@0")
     encoder = backbone.pipeline().text_encoder

@@ -83,6 +83,7 @@ def test_somebody_who_is_turned_is_read_alike(turn: int, blazepose: BlazePoseRea
     assert float(turned @ (matrix @ upright)) > 0.98
 
 
+@pytest.mark.slow
 @needs_blazepose
 def test_people_are_found_anywhere_and_chosen_by_size(portrait: Image.Image) -> None:
     page = Image.new("RGB", (900, 600), "grey")
@@ -94,6 +95,7 @@ def test_people_are_found_anywhere_and_chosen_by_size(portrait: Image.Image) -> 
     assert first == pytest.approx(675 / 900, abs=0.05) and second == pytest.approx(205 / 900, abs=0.05)
 
 
+@pytest.mark.slow
 @needs_blazepose
 def test_somebody_small_is_found_and_told(blazepose: BlazePoseReader, portrait: Image.Image) -> None:
     page = Image.new("RGB", (1600, 1600), "grey")
@@ -268,6 +270,7 @@ def test_own_readers_are_found_in_the_models_folder(toy_nano: Path, drawn_model:
         open_reader("openpose")
 
 
+@pytest.mark.slow
 def test_keypoint_files_come_before_readers_of_pixels(drawn_model: Path, tmp_path: Path) -> None:
     backbone = load(drawn_model)
     pictures = [Image.new("RGB", (32 + i, 64)) for i in range(3)]

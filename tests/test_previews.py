@@ -83,6 +83,7 @@ def test_previews_show_what_is_learned_and_change_no_bit(
     assert np.abs(begun[len(last) :].astype(int) - below.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -117,6 +118,7 @@ def test_a_preview_that_fails_is_told_once_and_learning_goes_on(
     assert ("--preview-every 0" in told) is ("memory" in message)
 
 
+@pytest.mark.slow
 def test_a_sheet_that_is_there_is_kept_and_a_stopped_run_goes_on_with_them(
     backbone: Backbone, pictures: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_sheet_that_is_there_is_kept_and_a_stopped_run_goes_on_with_them(
     assert (tmp_path / PREVIEW_FOLDER / "step_000002.png").read_bytes() == mine
 
 
+@pytest.mark.slow
 def test_a_preview_that_a_kill_left_out_is_drawn_when_the_run_goes_on(
     backbone: Backbone, pictures: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_weights_move_their_own_positions_alone(name: str) -> None:
     assert plain.pooled is None or torch.equal(plain.pooled, more.pooled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHING)
 def test_placeholders_may_stand_inside_and_outside_of_weights(name: str) -> None:
     backbone = backbone_of(name)

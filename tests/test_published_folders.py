@@ -12,6 +12,7 @@ from twinact.backbones import load
 PROMPTS = ["a robot jumping in a park", "", "zebra!"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_CLIP)
 def test_tokenizers_of_vocabulary_and_merges(name: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)
@@ -31,6 +32,7 @@ def test_tokenizers_of_vocabulary_and_merges(name: str, tmp_path: Path) -> None:
     assert torch.equal(published.encode_text(PROMPTS).hidden, today.encode_text(PROMPTS).hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "part"), [("sd3", "tokenizer_3"), ("flux", "tokenizer_2")])
 def test_t5_tokenizers_beside_a_sentencepiece_model(name: str, part: str, tmp_path: Path) -> None:
     """Which nothing here could read: what they are is in tokenizer.json too."""

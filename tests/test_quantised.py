@@ -63,7 +63,7 @@ def test_extreme_weights_stay_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-@pytest.mark.slow_but("sd", "flux")
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", ["sd", "flux", *OTHERS])
 def test_predictions_and_gradients_are_near_those_of_full_precision(name: str, kind: str, tmp_path: Path) -> None:
     FAMILIES[name].make().save_pretrained(tmp_path)
@@ -108,6 +108,7 @@ def test_only_layers_in_blocks_are_rounded() -> None:
     assert type(network["first"]) is nn.Linear and isinstance(network["blocks"][0], QuantisedLinear)
 
 
+@pytest.mark.slow
 def test_a_job_learns_and_goes_on_with_rounded_weights(model: Path, tmp_path: Path) -> None:
     exemplars_in(tmp_path / "leap", 2)
     config = LearnConfig(name="leap", method=TextualInversionConfig(), steps=2, batch_size=2)

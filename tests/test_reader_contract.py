@@ -54,6 +54,7 @@ def test_a_reader_gives_directions_and_how_sure_it_is(name: str) -> None:
     torch.testing.assert_close(alone.directions, reading.directions[1:2], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", CORE)
 def test_an_intended_pose_can_be_differentiated_in_the_words(name: str, steps: int) -> None:
@@ -76,6 +77,7 @@ def test_an_intended_pose_can_be_differentiated_in_the_words(name: str, steps: i
     assert any(block.grad is not None and float(block.grad.abs().max()) > 0 for block in vectors)
 
 
+@pytest.mark.slow
 def test_nano_means_height_where_it_is_said() -> None:
     nano = load("nano", "cpu")
     intent = intended_pose(nano)
@@ -91,6 +93,7 @@ def test_nano_means_height_where_it_is_said() -> None:
     assert float(heights[0]) > 0.3 > 0.12 > abs(float(heights[1]))
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_model_says_how_its_intent_is_read(tmp_path: Path) -> None:
     tiny_sd().save_pretrained(tmp_path)
     assert intended_pose(load(tmp_path)) is None

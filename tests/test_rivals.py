@@ -85,6 +85,7 @@ def test_text_outputs_tell_words_from_vectors_and_padding(backbone: Backbone) ->
     assert int(output.words.sum()) == len(table.ids("a robot in the park")) + 2
 
 
+@pytest.mark.slow
 def test_core_holds_the_words_around_the_action(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     def context(weight: float) -> float:
         config = config_of("core", steps=6, rate=0.05, context_weight=weight)
@@ -117,6 +118,7 @@ def test_the_prior_of_directions_draws_them_to_the_start(backbone: Backbone, bat
         assert float((terms["loss"] - terms["denoising"]).detach()) == pytest.approx(-30.0, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_residual_vectors_take_what_is_one_exemplars_own(
     backbone: Backbone, exemplars: Exemplars, batch: Batch, tmp_path: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_celeb_basis_stays_on_its_sphere(
         assert not torch.equal(one.coefficients, other.coefficients)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_found_without_one(backbone: Backbone, space: ActionSpace, batch: Batch) -> None:
     own = {"components": 2, "pairs": 12, "spread": 0.05}
     with attached(replace(config_of("gradient-free", **own), start="jumping"), backbone, space) as method:
@@ -210,6 +213,7 @@ def test_a_layer_of_full_rank_is_the_layer_with_other_weights(backbone: Backbone
     assert not torch.allclose(with_layers, before, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_dreambooth_draws_its_class_once_and_counts_it(backbone: Backbone, batch: Batch) -> None:
     with attached(config_of("dreambooth", prior_pictures=2, identifier="cat", layer_rank=1), backbone) as method:
         first, second = (passes_of(method, backbone, batch) for _ in range(2))
@@ -235,6 +239,7 @@ def test_custom_diffusion_learns_what_reads_the_text(backbone: Backbone, batch: 
         make_method(config_of("custom-diffusion"), Flux(tiny_flux(), "flux@1")).attach(Flux(tiny_flux(), "flux@1"))
 
 
+@pytest.mark.slow
 def test_pivotal_tuning_leaves_the_layers_alone_at_first(
     backbone: Backbone, exemplars: Exemplars, tmp_path: Path
 ) -> None:
@@ -288,6 +293,7 @@ def test_a_vector_of_a_layer_learns_what_that_layer_needs(backbone: Backbone, ba
     assert bool(own.flatten(1).any(dim=1).all()) and not torch.allclose(own[0], own[1])
 
 
+@pytest.mark.slow
 def test_the_network_of_neti_tells_times_and_layers_apart(backbone: Backbone, batch: Batch, space: ActionSpace) -> None:
     config = replace(config_of("neti", dropout=0.0), start="jumping")
     with attached(config, backbone) as method:
@@ -314,6 +320,7 @@ def test_nested_dropout_keeps_the_first_numbers(backbone: Backbone) -> None:
         assert bool(method._kept(4, torch.Generator()).all())
 
 
+@pytest.mark.slow
 def test_tara_masks_its_lora_and_holds_the_keys(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     def learned(weight: float) -> tuple[Any, float]:
         config = config_of("tara", steps=8, rate=0.02, identifier="cat", alignment_weight=weight)

@@ -46,6 +46,7 @@ def last_checkpoint(run: Path) -> dict[str, Tensor]:
     return read_safetensors(max((run / "checkpoint").iterdir()), "checkpoint")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["parameters", "optimiser"])
 def test_numbers_that_are_not_finite_are_never_saved(
     lost: str, backbone: Backbone, exemplars: Exemplars, tmp_path: Path

@@ -25,6 +25,7 @@ def vectors(backbone: Backbone) -> dict[str, list[torch.Tensor]]:
     return {"<act>": [backbone.token_tables()[0].embed("jumping red dog")]}
 
 
+@pytest.mark.slow
 def test_pictures_do_not_depend_on_their_batch(backbone: Backbone, vectors: dict[str, list[torch.Tensor]]) -> None:
     together = generate(backbone, PROMPTS, vectors, seeds=SEEDS, steps=3)
     assert all(image.size == (32, 32) and image.mode == "RGB" for image in together)

@@ -72,6 +72,7 @@ def test_shapes_have_about_as_many_pixels_as_the_square(side: int, multiple: int
         assert (height, width) in shapes or (width, height) in {shape_for((w, h), side, multiple) for h, w in shapes}
 
 
+@pytest.mark.slow_but("sd")
 @pytest.mark.parametrize("name", CORE)
 def test_every_family_predicts_and_decodes_in_such_shapes(name: str, exemplars: Exemplars) -> None:
     backbone = backbone_of(name)
@@ -159,6 +160,7 @@ def test_a_run_goes_on_to_the_same_bits(method: str, exemplars: Exemplars, space
     assert learned("pieces") == whole
 
 
+@pytest.mark.slow
 def test_the_search_looks_at_pictures_of_all_shapes(exemplars: Exemplars) -> None:
     from small import small_space
 
@@ -174,6 +176,7 @@ def test_the_search_looks_at_pictures_of_all_shapes(exemplars: Exemplars) -> Non
     assert dict(again) == pytest.approx(dict(found), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_job_learns_pictures_as_people_make_them_and_squares_where_the_model_asks(
     folder: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_file_opens_as_the_folder_that_it_was_made_from(
     assert parameters(file) > 0
 
 
+@pytest.mark.slow
 def test_the_precision_of_a_file_is_kept(tmp_path: Path, cache: Path) -> None:
     half = beside("sd", tmp_path, change=lambda weights: {name: value.half() for name, value in weights.items()})
     backbone = load(half, "cpu")
@@ -79,6 +80,7 @@ def test_the_precision_of_a_file_is_kept(tmp_path: Path, cache: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_configs_are_found_in_the_cache_of_the_hub(tmp_path: Path) -> None:
     file = write_single_file(tiny_sd(), tmp_path / "dream.safetensors")
     with pytest.raises(DataError, match="hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include") as caught:
@@ -91,6 +93,7 @@ def test_configs_are_found_in_the_cache_of_the_hub(tmp_path: Path) -> None:
     assert type(load(file, "cpu")) is FAMILIES["sd"].backbone
 
 
+@pytest.mark.slow
 def test_a_folder_whose_links_are_broken_is_made_again(tmp_path: Path, cache: Path) -> None:
     file = beside("klein", tmp_path)
     first = load(file, "cpu").model_id
@@ -107,6 +110,7 @@ def without(sign: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda weights: {name: value for name, value in weights.items() if sign not in name}
 
 
+@pytest.mark.slow
 def test_files_that_are_not_whole_are_one_line_errors(tmp_path: Path, cache: Path) -> None:
     lacking = beside("sd", tmp_path, change=without("time_embed.2"))
     with pytest.raises(CheckpointError, match=r"does not fit .*tensors are missing"):
@@ -203,6 +207,7 @@ def test_families_and_their_usual_repositories(
     assert repositories(path, family, holds)[0] == repository
 
 
+@pytest.mark.slow
 def test_distilled_kleins_are_known_by_the_folder_beside_them(tmp_path: Path) -> None:
     pipeline = tiny_klein(distilled=True)
     pipeline.save_pretrained(tmp_path / "mine")

@@ -214,6 +214,7 @@ def test_the_command_asks_the_model(space: ActionSpace, tmp_path: Path, monkeypa
     assert torch.equal(Action.load("higher.action.safetensors").vectors[0], same.vectors[0])
 
 
+@pytest.mark.slow
 def test_the_commands(space: ActionSpace, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     space.save("phrases.space.safetensors")
@@ -242,6 +243,7 @@ def test_the_commands(space: ActionSpace, model: Path, tmp_path: Path, monkeypat
     assert not Path("new.action.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_actor_of_another_file_is_who_an_action_is_refined_for(
     space: ActionSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_folder_that_is_not_ours_is_refused_before_the_search(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_twinact_starts_at_the_likeliest_phrase_and_says_so(backbone: Backbone, pictures: Path, tmp_path: Path) -> None:
     space = space_of(backbone, PHRASES)
     searched: list[int] = []
@@ -185,6 +186,7 @@ def test_a_signal_stops_the_search_after_the_batch(backbone: Backbone, latents: 
     assert SearchCache(tmp_path / SEARCH_FILE, {}).take(3) is not None
 
 
+@pytest.mark.slow
 def test_learning_goes_on_with_its_search_and_then_drops_it(backbone: Backbone, pictures: Path, tmp_path: Path) -> None:
     space, many, own = space_of(backbone, PHRASES), tmp_path / "many", tmp_path / "pictures"
     shutil.copytree(pictures, own)

@@ -1,4 +1,4 @@
-"""A tenth of `make stress`: damaged files, kills, full disks, two writers, bad pictures and canaries."""
+"""A twentieth of `make stress`: damaged files, kills, full disks, two writers, bad pictures and canaries."""
 
 import json
 import os
@@ -21,7 +21,7 @@ GROUPS = (
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
 @pytest.mark.parametrize("suites", GROUPS, ids=lambda suites: suites[0])
 def test_whatever_is_done_to_it_it_ends_well(suites: tuple[str, ...], tmp_path: Path) -> None:
-    command = [sys.executable, "stress.py", "--out", str(tmp_path / "out.json"), "--size", "0.1"]
+    command = [sys.executable, "stress.py", "--out", str(tmp_path / "out.json"), "--size", "0.05"]
     done = subprocess.run(
         [*command, *(f"--only={suite}" for suite in suites)],
         cwd=ROOT / "benchmarks",

@@ -29,6 +29,7 @@ def mentions_people(folder: Path, tmp_path: Path) -> list[str]:
     return [word for word in ("grandma", str(tmp_path), str(Path.home()) + "/") if word.encode() in data]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the library
 def test_tensorboard(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
@@ -57,6 +58,7 @@ def test_wandb_offline(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not mentions_people(folder, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_tracker_fails(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_loss_falls(
     assert mean_loss() < before - 2e-3
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("stops", [(1,), (3, 4)])
 def test_resume_equals_uninterrupted_to_the_bit(
@@ -162,6 +163,7 @@ def test_resume_equals_uninterrupted_to_the_bit(
     assert log_of(pieces) == log_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_masks_are_part_of_batches_and_of_the_run(
     backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, tmp_path: Path
 ) -> None:
@@ -199,6 +201,7 @@ def test_masks_are_part_of_batches_and_of_the_run(
         learned("whole")
 
 
+@pytest.mark.slow
 def test_killed_between_checkpoints_takes_the_lost_steps_again(
     backbone: Backbone, space: ActionSpace, encoder: LatentActionEncoder, exemplars: Exemplars, tmp_path: Path
 ) -> None:
@@ -314,6 +317,7 @@ def test_captions_that_the_model_cannot_read_are_told_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_caption_that_is_cut_is_told_once(
     config: LearnConfig, backbone: Backbone, space: ActionSpace, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -390,6 +394,7 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is(
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_bf16_learns_nearly_the_same(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
     rounded = replace(RUN, precision="bf16")
     exact = train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / "fp32")

@@ -26,6 +26,7 @@ def segment(start: str, end: str) -> int:
     return SEGMENTS.index((JOINT_NAMES.index(start), JOINT_NAMES.index(end)))
 
 
+@pytest.mark.slow
 def test_a_step_asks_for_one_pose_for_several_and_for_poses_between(wishes: Wishes) -> None:
     found, again, other = wishes.of(3, 40), wishes.of(3, 40), wishes.of(4, 40)
     assert len(found) == 40 and sum(len(wish.poses) > 1 for wish in found) >= 5

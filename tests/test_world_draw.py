@@ -214,6 +214,7 @@ def test_unknown_names_are_refused() -> None:
         Scene("robot", Pose(), "office")
 
 
+@pytest.mark.slow
 def test_gallery_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_PHRASES_PER_HEADING", "_MATRIX_ACTORS", "_MATRIX_PHRASES"):
         monkeypatch.setattr(gallery, name, 1)

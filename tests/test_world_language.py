@@ -112,6 +112,7 @@ def test_sampled_scenes_are_deterministic_and_show_what_the_caption_says() -> No
         assert all(dof.low <= value <= dof.high for dof, value in zip(DOFS.values(), pose, strict=True))
 
 
+@pytest.mark.slow
 def test_captions_leave_unsaid_what_people_do() -> None:
     items = [sample_described(np.random.default_rng([6, index]), Part()) for index in range(1500)]
     worn = [(thing, item) for item in items for thing in item.scene.things]
@@ -229,6 +230,7 @@ def test_a_custom_action_that_is_drawn_by_chance_is_drawn_again(monkeypatch: pyt
     assert freely_posed(RECIPE, trained_part(RECIPE), 1, 5).scene.pose == Pose() and not freely
 
 
+@pytest.mark.slow
 def test_a_custom_action_between_two_phrases_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     part, offered = drawn_part(RECIPE), []
 
@@ -243,6 +245,7 @@ def test_a_custom_action_between_two_phrases_is_not_drawn(monkeypatch: pytest.Mo
     assert all(first == second for item in refused for first, second in item.captions)
 
 
+@pytest.mark.slow
 def test_texts_that_are_mixed_have_the_same_tokens_but_for_the_phrases() -> None:
     tokenizer, part, apart = build_tokenizer(RECIPE.max_tokens), drawn_part(RECIPE), 0
     measured = {frozenset(pair) for pair in between_pairs(part.phrases, measured=True)}
@@ -272,6 +275,7 @@ def test_a_mixed_caption_shows_the_pose_between_its_phrases() -> None:
     assert checked > 10
 
 
+@pytest.mark.slow
 def test_the_text_tower_reads_of_no_custom_action_or_held_out_actor() -> None:
     captions = text_tower._Captions(RECIPE, trained_part(RECIPE), build_tokenizer(RECIPE.max_tokens))
     seen = captions[0]

@@ -22,7 +22,8 @@ class DemoConfig:
         mixed: Phrase that it is mixed with; one that says of both arms and legs, so that words are left of any part.
         photographed: One of `photographed_poses`.
         actor: One of `HELD_OUT_ACTORS`, who also does the action.
-        learn_steps: Optimiser steps of each learned method.
+        learn_steps: Optimiser steps of TwinAct.
+        free_steps: Optimiser steps of Textual Inversion; its start and rate were chosen at as many.
         actor_steps: Optimiser steps in which the actor is learned.
         draw_steps, guidance: Settings of the sampler.
         actors, places: Rows and columns of the grids.
@@ -37,6 +38,7 @@ class DemoConfig:
     photographed: str = "goddess, elbows bent up"
     actor: str = "king"
     learn_steps: int = LearnConfig.steps
+    free_steps: int = 100
     actor_steps: int = 100
     draw_steps: int = Sampler.steps
     guidance: float = Sampler.guidance

@@ -110,8 +110,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
             OURS.title: f"A point in the space of {len(learned.space.phrases)} phrases, learned from the exemplars' "
             f"limbs. {learned.cost[OURS.name]}",
             "words": f"Nothing is learned. The words nearest to the true pose: “{words}”.",
-            FREE.title: "Free vectors, learned by denoising the same exemplars in as many steps, from the phrase that "
-            f"looks most like them; start and rate were chosen on other actions. {learned.cost[FREE.name]}",
+            FREE.title: "Free vectors, learned by denoising the same exemplars, from the phrase that looks most like "
+            f"them; start and rate were chosen on other actions, at as many steps. {learned.cost[FREE.name]}",
         }
         methods = tuple(
             judge_method(judges, name, how[name], [drawn[shot] for shot in shots], asked, config.places)
@@ -236,7 +236,8 @@ def _settings(backbone: Backbone, config: DemoConfig, pictures: int) -> dict[str
         "pictures": f"{pictures} of {backbone.image_size} × {backbone.image_size}",
         "machine": f"{platform.machine()}, {backbone.device.type}, {torch.get_num_threads()} threads",
         "precision": str(backbone.dtype).removeprefix("torch."),
-        "learning": f"{learned.steps} steps of {learned.batch_size} pictures, {learned.slots} vectors",
+        "steps of learning": f"{learned.steps}, {FREE.title} {config.free_steps} of {learned.batch_size} pictures",
+        "vectors": str(learned.slots),
         "learning rates": f"{learned.rate:g}, {FREE.title} {FREE_RATE:g}",
         **{
             name.replace("_", " "): f"{value:g}" if isinstance(value, int | float) else value

@@ -56,7 +56,7 @@ def learn_all(backbone: Backbone, folder: DemoFolder, config: DemoConfig, run: R
     seen = _learn(backbone, folder, folder.exemplars, look, "seen", "the phrase that looks nearest", run)
     phrase = seen.action.meta["config"]["start"]
     ours = LearnConfig(name=config.action, method=OURS, steps=config.learn_steps)
-    free = replace(ours, method=FREE, start=phrase, learning_rate=FREE_RATE)
+    free = replace(ours, method=FREE, steps=config.free_steps, start=phrase, learning_rate=FREE_RATE)
     for settings, searched in ((ours, 0), (free, seen.cost.search)):
         method = settings.method
         result = _learn(backbone, folder, folder.exemplars, settings, method.name, method.title, run)
