@@ -90,9 +90,10 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
         "words": [Shot(said(ask.prompt, words), ask.seed) for ask in asked],
         FREE.title: [Shot(ask.prompt, ask.seed, learned.free) for ask in asked],
     }
-    meant = Meant.of(backbone, learned.space)
-    adjusting = slider_strips(learned.ours, config.sliders, learned.space, asked, meant)
-    mixing = mixing_strips(learned.ours, learned.mixed, config.mixed, learned.space, asked, meant)
+    with folder.stage("words for sliders and mixtures"):
+        meant = Meant.of(backbone, learned.space)
+        adjusting = slider_strips(learned.ours, config.sliders, learned.space, asked, meant)
+        mixing = mixing_strips(learned.ours, learned.mixed, config.mixed, learned.space, asked, meant)
     shown = [Shot(ask.prompt, ask.seed, learned.photographed) for ask in asked[config.places - 1 :: config.places]]
     asked_of_actor = actor_asks(custom, config.actor)
     acting = [Shot(ask.prompt, ask.seed, learned.ours, learned.actor) for ask in asked_of_actor]
@@ -110,8 +111,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> Path:
             OURS.title: f"A point in the space of {len(learned.space.phrases)} phrases, learned from the exemplars' "
             f"limbs. {learned.cost[OURS.name]}",
             "words": f"Nothing is learned. The words nearest to the true pose: “{words}”.",
-            FREE.title: "Free vectors, learned by denoising the same exemplars, from the phrase that looks most like "
-            f"them; start and rate were chosen on other actions, at as many steps. {learned.cost[FREE.name]}",
+            FREE.title: "Free vectors, learned by denoising the exemplars from the phrase that looks most like them; "
+            f"tuned on other actions. {learned.cost[FREE.name]}",
         }
         methods = tuple(
             judge_method(judges, name, how[name], [drawn[shot] for shot in shots], asked, config.places)

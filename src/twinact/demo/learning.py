@@ -62,7 +62,7 @@ def learn_all(backbone: Backbone, folder: DemoFolder, config: DemoConfig, run: R
         result = _learn(backbone, folder, folder.exemplars, settings, method.name, method.title, run)
         actions[method.name] = result.action
         spent = searched + result.cost.search + result.cost.forward + 2 * result.cost.backward
-        cost[method.name] = f"{spent:,} passes of the denoiser, of which a backward one counts as two."
+        cost[method.name] = f"{spent:,} passes of the denoiser."
     space = ActionSpace.load(folder.run(OURS.name) / SPACE_FILE)
     mixed = phrase_action(config.mixed, space, backbone.token_tables())
     mixed.save(action_file(folder.run(OURS.name), mixed.name))  # for the commands that the report gives
