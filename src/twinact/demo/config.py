@@ -24,7 +24,8 @@ class DemoConfig:
         actor: One of `HELD_OUT_ACTORS`, who also does the action.
         learn_steps: Optimiser steps of TwinAct.
         free_steps: Optimiser steps of Textual Inversion; its start and rate were chosen at as many.
-        actor_steps: Optimiser steps in which the actor is learned.
+        actor_steps: Optimiser steps in which the actor is learned. After 100, the king did no better: of 24 pictures of
+            six dev actions, both were right in 24 after 70 steps and in 23 after 100.
         draw_steps, guidance: Settings of the sampler.
         actors, places: Rows and columns of the grids.
 
@@ -39,7 +40,7 @@ class DemoConfig:
     actor: str = "king"
     learn_steps: int = LearnConfig.steps
     free_steps: int = 100
-    actor_steps: int = 100
+    actor_steps: int = 70
     draw_steps: int = Sampler.steps
     guidance: float = Sampler.guidance
     actors: int = 6
