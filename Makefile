@@ -40,8 +40,10 @@ demo: $(STAMP) ## Learn actions from pictures and write demo/report.html
 test: $(STAMP) ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
+# One worker more than cores, since many of these tests wait for processes that they start.
 slow: $(STAMP) ## Run the slow tests: what the shipped weights can do, and what starts clusters or trains
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 8 --dist worksteal --timeout 1800
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" --dist worksteal --timeout 1800 \
+	    -n $$($(BIN)/python -c 'import os; print(min(8, 1 + os.cpu_count()))')
 
 stress: $(STAMP) ## Damage, kill and crowd everything, about an hour of one core; goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/stress.py --out benchmarks/results/stress.json --work runs/stress

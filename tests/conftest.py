@@ -101,7 +101,11 @@ def exemplars(tmp_path_factory: pytest.TempPathFactory) -> "Exemplars":
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test that is `slow_but` some parameters, such as one family of models, all other cases are slow."""
+    """Of a test that is `slow_but` some parameters, such as one family of models, all other cases are slow.
+
+    Tests that have a longer timeout of their own come first: in the end, all workers but one would wait for them.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
         _, *parameters = re.split(r"[\[\]-]", item.name)
         if any(not {*mark.args} & {*parameters} for mark in item.iter_markers("slow_but")):
