@@ -113,35 +113,25 @@ _ATTENTION = {
 }
 
 
-def networks_of(backbone: Backbone) -> dict[str, torch.nn.Module]:
-    """The parts of a model that have weights, by name."""
-    return {n: m for n, m in backbone.pipeline().components.items() if isinstance(m, torch.nn.Module)}
-
-
-def sized(name: str, toy: bool, fake: FakeTensorMode) -> tuple[Backbone, dict[str, Any]]:
-    """A model on tensors without memory, and the parameters of each of its networks."""
-    with ExitStack() as weights:
-        weights.enter_context(fake)
-        weights.enter_context(half("cpu"))
-        backbone = MODELS[name](toy, weights)
-    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks_of(backbone).items()}
-    return backbone, {
-        "pixels": backbone.image_size,
-        "parameters": sizes,
-        "weights in bf16, GiB": round(2 * sum(sizes.values()) / GIB, 2),
-    }
-
-
-def counted(name: str, toy: bool) -> dict[str, Any]:
-    """What `sized` tells, operations of a step with one picture and what it keeps, on tensors without memory.
+def counted(name: str, toy: bool, operations: bool = True) -> dict[str, Any]:
+    """Parameters of each network, operations of a step with one picture and what it keeps, on tensors without memory.
 
     Kept are the activations that a CPU's operators need for the backward pass; those of a GPU differ a little.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    backbone, facts = sized(name, toy, fake)
-    if name in LOOK_AT_NUMBERS:
+    with ExitStack() as weights:
+        weights.enter_context(fake)
+        weights.enter_context(half("cpu"))
+        backbone = MODELS[name](toy, weights)
+    networks = {n: m for n, m in backbone.pipeline().components.items() if isinstance(m, torch.nn.Module)}
+    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
+    facts = {
+        "pixels": backbone.image_size,
+        "parameters": sizes,
+        "weights in bf16, GiB": round(2 * sum(sizes.values()) / GIB, 2),
+    }
+    if name in LOOK_AT_NUMBERS or not operations:
         return facts
-    networks = networks_of(backbone)
     tables = backbone.token_tables()
     t = backbone.noising.sample_t(1, torch.Generator())
 
@@ -180,8 +170,8 @@ def measured(name: str, variant: str, toy: bool, device: str) -> dict[str, Any]:
     how = VARIANTS[variant]
     backbone = MODELS[name](toy, half(device))
     if how.weights:
-        for network in networks_of(backbone).values():
-            if network is not backbone.pipeline().vae:
+        for network in backbone.pipeline().components.values():
+            if isinstance(network, torch.nn.Module) and network is not backbone.pipeline().vae:
                 quantise(network, how.weights, torch.device(device))
     side = _TOY_SIDES[how.side] if toy else how.side
     found = (drawn if how.draws else learned)(name, backbone, how, side or backbone.image_size, toy, device)

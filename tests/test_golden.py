@@ -6,9 +6,10 @@ import pytest
 
 from small import INVERSION
 from twinact.backbones.backbone import Backbone
-from twinact.configs import LearnConfig
+from twinact.configs import LearnConfig, RunConfig
 from twinact.data.exemplars import Exemplars
 from twinact.methods import make_method
+from twinact.methods.textual_inversion import TextualInversion
 from twinact.readers import LatentActionEncoder
 from twinact.space import ActionSpace
 from twinact.training.loop import train
@@ -40,3 +41,13 @@ def test_short_run_ends_at_the_known_numbers(
     result = train(make_method(config, backbone, space, encoder), backbone, exemplars, config, tmp_path)
     assert result.terms["loss"] == pytest.approx(loss, rel=1e-3)
     assert result.action.vectors[0].flatten()[:8].tolist() == pytest.approx(numbers, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_bf16_learns_nearly_the_same(backbone: Backbone, exemplars: Exemplars, tmp_path: Path) -> None:
+    exact, rough = (
+        train(TextualInversion(3, 5e-3), backbone, exemplars, INVERSION, tmp_path / one, run=RunConfig(precision=one))
+        for one in ("fp32", "bf16")
+    )
+    assert rough.terms["loss"] != exact.terms["loss"]
+    assert rough.terms["loss"] == pytest.approx(exact.terms["loss"], rel=0.02)

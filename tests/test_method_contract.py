@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from small import exemplars_in, learn
+from families import FAMILIES, backbone_of
+from small import exemplars_in, learn, small_space
+from twinact import PLACEHOLDER
 from twinact.backbones.backbone import Backbone
 from twinact.configs import METHODS, LearnConfig, TextualInversionConfig, TwinActConfig
 from twinact.data.exemplars import Exemplars
 from twinact.methods import Batch, Method, make_method
 from twinact.methods.batches import draw_batch
 from twinact.readers import LatentActionEncoder
+from twinact.sample import generate
 from twinact.space import ActionSpace
 from twinact.storage import tensor_hash
 from twinact.training.loop import encode_exemplars, train
@@ -156,3 +159,24 @@ def test_a_job_adds_the_search_for_the_start(
     # Every phrase with two pictures, then all of these few phrases with three noises of each of three pictures.
     assert cost.search == (len(space.phrases) * (2 + 3 * 3) if config.method.seeks_start else 0)
     assert cost.steps == config.steps
+
+
+@pytest.mark.slow  # all methods on all families
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_learns_and_draws_on_every_family(family: str) -> None:
+    backbone = backbone_of(family)
+    latents = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    captions = (f"a robot {PLACEHOLDER} in the park",) * 3
+    for config in [replace(one, batch_size=2) for one in CONFIGS if one.lora_rank == 0]:
+        if config.method.name in ("custom-diffusion", "tara", "xti", "neti") and not backbone.cross_attention:
+            continue
+        method = make_method(config, backbone, small_space(backbone) if config.method.takes_space else None)
+        method.attach(backbone)
+        try:
+            for step in range(config.steps):
+                batch = draw_batch(backbone, latents, captions, config, step)
+                method.loss(backbone, batch, torch.Generator().manual_seed(0))["loss"].backward()
+            action = method.action("leap", {})
+        finally:
+            method.detach(backbone)
+        generate(backbone, [f"a {PLACEHOLDER}"], {PLACEHOLDER: action.vectors}, loras=[action.lora], seeds=[0], steps=1)

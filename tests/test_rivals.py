@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from families import BASES, FAMILIES, backbone_of, pixels
-from small import small_space
 from tiny import tiny_flux
 from twinact import PLACEHOLDER
 from twinact.action import Action
@@ -382,22 +381,3 @@ def test_other_tools_cannot_take_what_layers_and_tokens_learned(name: str, backb
     with pytest.raises(ConfigError, match=told):
         write(action, BASES["sd"], tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow  # all methods on all families
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_method_learns_and_draws_on_every_family(family: str) -> None:
-    backbone = backbone_of(family)
-    latents = torch.randn(3, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
-    captions = (f"a robot {PLACEHOLDER} in the park",) * 3
-    for name, settings in METHODS.items():
-        own = {"prior_pictures": 1} if any(one.name == "prior_pictures" for one in fields(settings)) else {}
-        config = replace(config_of(name, **own), start="jumping")
-        if name in ("custom-diffusion", "tara", "xti", "neti") and not backbone.cross_attention:
-            continue
-        with attached(config, backbone, small_space(backbone)) as method:
-            for step in range(config.steps):
-                batch = draw_batch(backbone, latents, captions, config, step)
-                method.loss(backbone, batch, torch.Generator().manual_seed(0))["loss"].backward()
-            action = method.action("leap", {})
-        generate(backbone, [f"a {PLACEHOLDER}"], {PLACEHOLDER: action.vectors}, loras=[action.lora], seeds=[0], steps=1)
